@@ -112,7 +112,7 @@ def _is_reader_gone() -> bool:
 
 
 def _end_interrupted(command: str, given: Sequence[str]) -> int:
-    kept = command in ("eval", "train-then-eval", "vlfeedback", "povid")
+    kept = command in ("eval", "train-then-eval", "vlfeedback", "povid", "judge")
     again = f"go on with: harness {shlex.join(map(redact, given))}"
     return say(f"stopped; what was done is kept; {again}" if kept else "", INTERRUPTED)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.judge_bench import bench_command
 from harness.cli.options import LEDGER, Json, LedgerPath, money
 from support.errors import OK, UsageError
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-judge_app = typer.Typer(no_args_is_help=True, help="Show what judges replied and cost, and how they agree.")
+judge_app = typer.Typer(no_args_is_help=True, help="Show what judges replied and cost, and how good they are.")
+judge_app.command("bench")(bench_command)
 
 
 @judge_app.command("ledger")

@@ -41,7 +41,7 @@ COMMANDS: Final = {
     "check": Command("harness.cli.check:check_command", "Fail (exit 3) where a score is worse than the baseline."),
     "power": Command("harness.cli.power:power_command", "Tell which difference between two models a run can detect."),
     "import": Command("harness.cli.import_results:import_command", "Put results of lm-eval or lmms-eval on a board."),
-    "judge": Command("harness.cli.judge:judge_app", "Show what judges replied and cost, and how they agree."),
+    "judge": Command("harness.cli.judge:judge_app", "Show what judges replied and cost, and how good they are."),
     "store": Command(
         "harness.cli.store:store_app", "Check, upgrade or rescue ledgers, stores of answers, fingerprints."
     ),

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from tasks.judges.settings import JudgeSettings
 if TYPE_CHECKING:
     from harness.models.spec import ModelSpec
     from tasks.judges.protocol import Judge
+    from tasks.pairs.protocol import PairBench
     from tasks.registry import TaskSpec
 
 log = logging.getLogger(__name__)
@@ -192,7 +193,7 @@ class DataOptions:
         check_data(self.paths, tasks)
 
 
-def check_data(paths: Mapping[str, str], tasks: "list[TaskSpec]") -> None:
+def check_data(paths: Mapping[str, str], tasks: "Sequence[TaskSpec | PairBench]") -> None:
     """SettingError for data of a task that was not chosen."""
     names = [task.name for task in tasks]
     for task, path in paths.items():

@@ -100,6 +100,19 @@ def pieces_of(function: str) -> Callable[[str], str]:
     return template
 
 
+def f_string_of(variable: str) -> Callable[[str], str]:
+    """Reads the f-string assigned to `variable` anywhere in a Python file, with a NUL in place of data."""
+
+    def template(code: str) -> str:
+        for node in ast.walk(ast.parse(code)):
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.JoinedStr(values=parts)) if name == variable:
+                    return "".join(map(_text_or_nul, parts))
+        raise RunError(f"no text is assigned to {variable!r} in the file")
+
+    return template
+
+
 def _sets_prompt(node: ast.Assign | ast.AugAssign) -> bool:
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     return any(isinstance(target, ast.Name) and target.id == "prompt" for target in targets)
@@ -139,6 +152,20 @@ SOURCES: Final[Mapping[str, PromptSource]] = {
         url=HALLUSION,
         sha256="05fc25415f411dea33a5872c32dabeab0a99aa52b5692ff805579bbaba9a8d5a",
         template=pieces_of("check_same_by_chatgpt"),
+    ),
+    "vl_rewardbench": PromptSource(
+        url=_raw_url("vl-rewardbench/VL_RewardBench", "e492d6548558d9fcac8959de60be8f4e8a640dc8", "prompt.py"),
+        sha256="b027cdf69246ea15d3143bd9baddfa77bf50629d2242b1ceacc0c2239754b840",
+        template=f_string_of("prompt_str"),
+    ),
+    "multimodal_rewardbench": PromptSource(
+        url=_raw_url(
+            "facebookresearch/multimodal_rewardbench",
+            "3366b34a880ff612f7dc78b9a69e54e359202fad",
+            "scripts/1_run_model_as_judge_gpt4o.py",
+        ),
+        sha256="647abec63f21f930bfb0c670d24cf962cf8c82e2a546fdf3801c9884251addad",
+        template=string_of("judge_prompt"),
     ),
 }
 """By the names under which tasks ask for them."""

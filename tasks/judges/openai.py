@@ -158,6 +158,8 @@ class OpenAIJudge:
         settings: dict[str, Any] = {}
         if sampling.temperature is not None:
             settings["temperature"] = sampling.temperature
+        if sampling.top_p is not None:
+            settings["top_p"] = sampling.top_p
         if sampling.max_tokens is not None and not structured:  # a protocol's limit leaves no room for JSON
             settings |= limit_of(self.model, sampling.max_tokens)
         if self.settings.seed is not None:

@@ -48,6 +48,7 @@ class Sampling:
 
     temperature: float | None = 0.0
     """None: the server's own default."""
+    top_p: float | None = None
     max_tokens: int | None = None
     system: str | None = None
     """A system message before the prompt."""

@@ -205,6 +205,23 @@ def mmhal_rating(scene: Scene, question: str, answer: str) -> int:
     return max(0, informative - 1) if reading.invented or reading.misdescribed else 3 + informative
 
 
+def compare_answers(scene: Scene, question: str, first: str, second: str) -> str:
+    """A reply in VL-RewardBench's form: the answer with fewer mistakes is better; of two alike, neither."""
+    mistakes = [_count_mistakes(scene, question, answer) for answer in (first, second)]
+    counted = f"Mistakes of answer 1: {mistakes[0]}, of answer 2: {mistakes[1]}."
+    if mistakes[0] == mistakes[1]:
+        return f"{counted}\nNeither is better."
+    return f"{counted}\nOverall Judgment: Answer {1 + (mistakes[1] < mistakes[0])} is better."
+
+
+def _count_mistakes(scene: Scene, question: str, answer: str) -> int:
+    truth = answer_to(question, scene)
+    if truth is not None:
+        return int(not same_answer(answer, truth))
+    reading = read_caption(scene, answer)
+    return len(reading.invented) + len(reading.misdescribed)
+
+
 class ExactJudge(ThreadedJudge):
     """Grades answers about rendered scenes from their scene graph."""
 
@@ -212,7 +229,7 @@ class ExactJudge(ThreadedJudge):
     """A judge's name stands beside every score it gave: these are never held against another judge's."""
 
     def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
-        """The reply to a VLFeedback or MMHal-Bench prompt about one rendered scene."""
+        """The reply to a VLFeedback, MMHal-Bench or VL-RewardBench prompt about one rendered scene."""
         if image is None or "scene" not in image.info:
             only = "the exact judge can only grade answers about rendered scenes"
             raise JudgeError(f"{only} (this image carries no scene graph)")
@@ -223,6 +240,8 @@ class ExactJudge(ThreadedJudge):
             raise JudgeError(f"the exact judge found no data in the last line of the prompt: {error}") from error
         if "texts" in data:
             return self._write_feedback(scene, data["instruction"], data["texts"])
+        if "answer_1" in data:
+            return compare_answers(scene, data["question"], data["answer_1"], data["answer_2"])
         rating = mmhal_rating(scene, data["question"], data["model_answer"])
         truth = answer_to(data["question"], scene)
         reason = f"The right answer is {truth!r}." if truth else "Compared with the scene graph."

@@ -150,10 +150,10 @@ def _wrong_answer(question: str, answer: str, rng: random.Random) -> Made | None
     return None
 
 
-def scenes_items(count: int, seed: int) -> Iterator[Correct]:
-    """True captions and short answers about `count` training scenes; PNGs have the scene graph in their text."""
+def scenes_items(count: int, seed: int, split: str = "train") -> Iterator[Correct]:
+    """True captions and short answers about `count` scenes of a split; PNGs have the scene graph in their text."""
     rng = random.Random(f"povid/scenes/{seed}")
-    for row, scene in enumerate(islice(scenes(f"train/{seed}"), count)):
+    for row, scene in enumerate(islice(scenes(f"{split}/{seed}"), count)):
         question = None
         if rng.random() >= 0.6:
             question = open_question(scene, rng.choice([type for type in OPEN if type != "holistic"]), rng)

@@ -1,0 +1,241 @@
+"""`harness judge bench`: how good a judge is, or a trained model's reward."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from harness.cli.judging import print_judge_plans
+from harness.cli.options import (
+    DATA,
+    EXACT,
+    JUDGE,
+    DataOptions,
+    DryRun,
+    Json,
+    JudgeOptions,
+    Limit,
+    MaxFailed,
+    Seed,
+    check_data,
+    print_plan,
+    say,
+    split_names,
+)
+from harness.cli.setting_options import refuse_given, with_settings
+from support.errors import LOSSY, OK, SettingError, UsageError
+
+if TYPE_CHECKING:
+    from harness.judge_bench.results import Result
+    from harness.models.spec import ModelSpec
+    from tasks.pairs.protocol import Pair, PairBench
+
+log = logging.getLogger(__name__)
+
+SCENES: Final = "scenes"
+_OF_JUDGES: Final = ("samples", "seed", "official_prompts", "ledger")
+_OF_MODELS: Final = ("reference", "batch_size")
+
+
+@with_settings(judge=JUDGE.but("name", "repeats"), data=DATA)
+def bench_command(
+    context: typer.Context,
+    judge_name: Annotated[
+        str | None, typer.Argument(metavar="[JUDGE]", help="exact (scenes), or a model of an OpenAI-compatible server.")
+    ] = None,
+    bench: Annotated[
+        list[str] | None,
+        typer.Option(help="scenes, vl_rewardbench or multimodal_rewardbench, separated by commas; repeatable."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="In place of a judge: a trained model, whose implicit DPO reward is scored.")
+    ] = None,
+    reference: Annotated[
+        str, typer.Option(help="What the reward is relative to: base (what the model was trained from), or a model.")
+    ] = "base",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs that the model reads at once.")] = 4,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Verdicts of each pair, of which the majority counts (VL-RewardBench's K).")
+    ] = 1,
+    official_prompts: Annotated[
+        bool, typer.Option("--official-prompts", help="Ask in the benchmark authors' own words, fetched once.")
+    ] = False,
+    limit: Limit = None,
+    seed: Seed = None,
+    out: Annotated[Path, typer.Option(help="Folder that keeps the results.")] = Path("runs/judge-bench"),
+    read: Annotated[Path | None, typer.Option(help="Print a result that was kept; nothing is asked.")] = None,
+    dry_run: DryRun = False,
+    max_failed: MaxFailed = 0.05,
+    as_json: Json = False,
+    *,
+    judge: JudgeOptions,
+    data: DataOptions,
+) -> int:
+    """Measure how good a judge is: its choices between two answers against people's.
+
+    VL-RewardBench and Multimodal RewardBench by their official rules, or the scenes world's pairs, which need no data.
+    With --model no judge is asked: a pair is right if the chosen answer has the higher implicit DPO reward.
+    """
+    from harness.judge_bench.benches import bench_of
+
+    if read is not None:
+        return _end([_read_kept(read)], max_failed, as_json)
+    benches = [bench_of(name) for name in split_names(bench or [SCENES])]
+    check_data(data.paths, benches)
+    _check_options(context, judge_name, model, benches, samples, official_prompts)
+    asked = replace(judge, name=judge_name)
+    asked.check(context)
+    pairs = [(one, one.read(data.paths, data.partial)[:limit]) for one in benches]
+    facts = {"limit": str(limit)} if limit is not None else {}
+    if model is not None:
+        specs = _find_models(model, reference)
+        if dry_run:
+            return _print_reading(specs, pairs, out)
+        return _end(_score_reward(specs, pairs, batch_size, facts, out), max_failed, as_json, out)
+    rater: Any = asked.make()
+    words = {"samples": samples, "seed": seed or 0, "official_prompts": official_prompts}
+    if dry_run:
+        return _print_plans(rater, pairs, words, as_json)
+    results = [_ask(rater, one, own, words, facts) for one, own in pairs]
+    return _end(results, max_failed, as_json, out)
+
+
+def _read_kept(file: Path) -> "Result":
+    from harness.judge_bench.results import Result
+
+    return Result.read(file)
+
+
+def _check_options(
+    context: typer.Context,
+    judge: str | None,
+    model: str | None,
+    benches: "Sequence[PairBench]",
+    samples: int,
+    official_prompts: bool,
+) -> None:
+    if (judge is None) == (model is None):
+        raise UsageError("name either a judge or, by --model, a trained model")
+    if model is not None:
+        refuse_given(context, _OF_JUDGES, "with --model no judge is asked")
+        return
+    refuse_given(context, _OF_MODELS, "it is of --model")
+    if judge == EXACT:
+        if others := [one.name for one in benches if one.name != SCENES]:
+            raise SettingError(f"judge {EXACT!r}: knows rendered scenes only, not {', '.join(others)}; name a model")
+        if official_prompts:
+            raise SettingError(f"judge {EXACT!r}: reads our own prompts only; leave out --official-prompts")
+    if samples > 1 and (once := [one.name for one in benches if not one.votes]):
+        raise SettingError(f"--samples {samples}: {', '.join(once)} asks once by its official rule")
+
+
+def _ask(
+    rater: Any, bench: "PairBench", pairs: "Sequence[Pair]", words: dict[str, Any], facts: dict[str, str]
+) -> "Result":
+    from harness.judge_bench.ask import ask_judge
+    from harness.judge_bench.results import Result
+    from support.stages import Stages
+    from tasks.judges.ledger import now
+
+    with Stages():
+        compared = ask_judge(bench, pairs, rater, **words)
+    client = getattr(rater, "client", None)
+    settings = {"prompts": "the authors'" if words["official_prompts"] else "ours", **facts}
+    settings |= {"samples": str(words["samples"]), "seed": str(words["seed"])}
+    if client is not None:
+        rater.tell_reuse(bench.name)
+        known = {"server": client.servers, "served": client.served, "asked otherwise": client.asked_otherwise}
+        settings |= {name: ", ".join(sorted(values)) for name, values in known.items() if values}
+        settings |= {"images": shown} if (shown := rater.settings.images_in_words()) else {}
+        settings |= {"structured": "true"} if rater.settings.structured else {}
+    return Result(bench=bench.name, judge=rater.model, settings=settings, created=now(), compared=tuple(compared))
+
+
+def _print_plans(
+    rater: Any, pairs: "Sequence[tuple[PairBench, Sequence[Pair]]]", words: dict[str, Any], as_json: bool
+) -> int:
+    from harness.evaluation.judge_cost import Counting, planned
+    from harness.judge_bench.ask import ask_judge
+    from tasks.judges.openai import OpenAIJudge
+
+    plans = []
+    for bench, own in pairs if isinstance(rater, OpenAIJudge) else ():
+        counting = Counting(rater)
+        ask_judge(bench, own, counting, **words)
+        plans.append(planned(counting, bench.name))
+    return print_judge_plans(plans, as_json=as_json)
+
+
+def _find_models(model: str, reference: str) -> "tuple[ModelSpec, ModelSpec]":
+    """The model whose reward is scored, and what it is relative to."""
+    from harness.judge_bench.implicit_reward import reference_of
+    from harness.models.spec import find
+
+    policy = find(model)
+    both = policy, reference_of(policy, reference)
+    for spec in both:
+        if spec.backend != "transformers":
+            raise SettingError(f"{spec.name}: a reward needs the probabilities of given answers, which no server gives")
+    return both
+
+
+def _print_reading(
+    specs: "tuple[ModelSpec, ModelSpec]", pairs: "Sequence[tuple[PairBench, Sequence[Pair]]]", out: Path
+) -> int:
+    """Print what --dry-run says of a reward."""
+    readers = " and ".join(spec.name for spec in specs)
+    steps = [f"{bench.name}: {len(own)} pairs, read by {readers}; nothing is generated" for bench, own in pairs]
+    print_plan("implicit DPO rewards", steps, out)
+    return OK
+
+
+def _score_reward(
+    specs: "tuple[ModelSpec, ModelSpec]",
+    pairs: "Sequence[tuple[PairBench, Sequence[Pair]]]",
+    batch_size: int,
+    facts: dict[str, str],
+    out: Path,
+) -> "list[Result]":
+    from harness.judge_bench.implicit_reward import score_pairs
+    from harness.judge_bench.results import Result
+    from harness.models.fetch import fetch
+    from harness.models.provenance import digest_of_model
+    from support.stages import Stages
+    from tasks.judges.ledger import now
+
+    policy, reference = map(fetch, specs)
+    settings = {"reference": reference.name, "batch size": str(batch_size), **facts}
+    for side, spec in (("policy", policy), ("reference", reference)):
+        settings |= {f"{side} {name}": value for name, value in digest_of_model(spec).items()}
+    results = []
+    for bench, own in pairs:
+        with Stages():
+            compared = score_pairs(own, policy=policy, reference=reference, out=out, batch_size=batch_size)
+        facts = {"judge": f"reward of {policy.name}", "bench": bench.name, "created": now()}
+        results.append(Result(**facts, settings=settings, compared=tuple(compared)))
+    return results
+
+
+def _end(results: "Sequence[Result]", max_failed: float, as_json: bool, out: Path | None = None) -> int:
+    """Keep and print results; LOSSY if one lost more than this share of its pairs."""
+    from tasks.judges.failures import grouped
+
+    files = [result.keep(out) for result in results] if out is not None else []
+    if as_json:
+        print(json.dumps({"results": [result.facts() for result in results], "files": list(map(str, files))}))
+    else:
+        print("\n\n".join(result.table() for result in results))
+    for file in files:
+        log.info(f"kept: {file}")
+    code = OK
+    for result in results:
+        found = result.figures
+        if found.share_lost > max_failed:
+            reasons = f": {grouped(found.reasons)}" if found.reasons else ""
+            counts = f"{found.lost} of {found.pairs} pairs without a score, {found.unread} without a verdict"
+            code = say(f"{result.bench}: {counts}{reasons}", LOSSY)
+    return code

@@ -1,0 +1,1 @@
+"""Benchmarks of judges: pairs of answers of which people prefer one."""
