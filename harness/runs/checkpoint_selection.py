@@ -9,7 +9,7 @@ over all these comparisons. A checkpoint that is significantly worse nowhere is 
 earliest is taken: it differs least from the base.
 
 A checkpoint that wins by saying less is not taken: one whose guards (see `GuardTest`) are worse than the base's, by any
-of the metrics. Without a base, checkpoints are held against each other.
+of the metrics, or most of whose answers are empty. Without a base, checkpoints are held against each other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -154,9 +154,12 @@ def select_checkpoint(
 def _find_fallen(
     scores: Scores, models: Sequence[str], metrics: Sequence[Metric], base: str | None
 ) -> dict[str, tuple[str, ...]]:
-    """Model -> its guards that are worse than the base's, or without a base, than another model's."""
+    """Model -> its guards that are worse than the base's, or without a base, than another model's; and where most of
+    its answers are empty."""
+    mute = {model: [m[0] for m in metrics if (entry := scores.entry(model, m)) and entry.mute] for model in models}
     found = {
-        model: dict.fromkeys(
+        model: dict.fromkeys(f"{task}: most answers are empty" for task in mute[model])
+        | dict.fromkeys(
             f"{metric[0]}: {words}"
             for metric in metrics
             for other in ([base] if base is not None and scores.has_value(base, metric) else models)

@@ -59,6 +59,9 @@ _MAY_LACK: Final = ("configuration", "chat template", "server says")
 SHARES_NOTHING: Final = "nothing (exact)"
 """What the fact "shared" says of a model that was asked one question at a time."""
 
+EMPTY_ANSWERS: Final = "empty_answers"
+"""The guard that every metric has; see `Entry.guards`."""
+
 FAILURES: Final = "failures"
 """In provenance: see `Entry.failures`."""
 
@@ -177,6 +180,19 @@ class Entry:
     def scored(self) -> int:
         """Documents which count in `value`."""
         return self.samples - self.unscored - self.failed
+
+    @property
+    def empty_share(self) -> float | None:
+        """How many of the answers that count in `value` are empty, in %; None = not counted."""
+        if (own := self.guards.get(EMPTY_ANSWERS)) is not None:
+            return own
+        answered = self.samples - self.failed
+        return None if self.empty is None or not answered else 100 * self.empty / answered
+
+    @property
+    def mute(self) -> bool:
+        """True if most of the answers are empty: then the score is none of the model, and has no rank."""
+        return (self.empty_share or 0.0) > 50
 
     @property
     def failures(self) -> str:

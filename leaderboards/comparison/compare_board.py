@@ -5,18 +5,30 @@ print(leaderboard(board.current(), comparison=found, base="llava-7b"))
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from leaderboards.board.board import newest
-from leaderboards.board.entry import Entry, Key
+from leaderboards.board.entry import EMPTY_ANSWERS, Entry, Key
 from leaderboards.board.sample import Sample, repeats_of
 from leaderboards.comparison.guards import Guard, Guards, unguarded
-from leaderboards.comparison.paired_logs import Loader, Logs, Metrics, match_logs, protocol_differences, same_questions
+from leaderboards.comparison.paired_logs import (
+    Loader,
+    Logs,
+    Metrics,
+    match_guards,
+    match_logs,
+    protocol_differences,
+    same_questions,
+)
 from leaderboards.statistics.ranks import Rank, ranks_of
 from leaderboards.statistics.resampling import Counted, CountsMetric, Record
-from leaderboards.statistics.verdict import Matched, adjusted, verdicts
+from leaderboards.statistics.verdict import Matched, adjusted, guard_test, verdicts
 from leaderboards.views.columns import BoardComparison, columns_of
 from support.errors import CompareError, did_you_mean
 from support.markdown import line
+
+RESAMPLES: Final = 2_000
+"""Swaps of a guard's test between two models of a column, of which there may be very many."""
 
 
 def compare_board(
@@ -31,7 +43,8 @@ def compare_board(
     """Tests against `base` and ranks, column by column; CompareError for a base that has no score here.
 
     A rank is over the images of which all models of its column have the same number of rated answers. A score without
-    a sample log has neither verdict nor rank. A metric is better only if none of its `guards` is worse.
+    a sample log has neither verdict nor rank, one most of whose answers are empty no rank. A metric is better only if
+    none of its `guards` is worse.
     """
     shown = [entry for entry in newest(entries) if entry.headline or not only_headline]
     models = list(dict.fromkeys(entry.model for entry in entries))
@@ -50,7 +63,7 @@ def compare_board(
             continue
         own, count = _read_logs(column, logs, notes), _counter(metric)
         try:
-            ranks |= _rank(own, column[0], count)
+            ranks |= _rank(own, column, count, guards(column[0].task, column[0].metric))
         except ValueError as error:
             notes.append(f"no ranks of {line(column[0].task)} {line(column[0].metric)}: {line(str(error))}")
         if of_base is not None:
@@ -122,14 +135,30 @@ def _counter(metric: CountsMetric) -> Count:
     return counted
 
 
-def _rank(logs: Mapping[Key, Mapping[str, Sample]], like: Entry, count: Count) -> dict[Key, Rank]:
-    """Ranks by a column's logs; `like` is any of its entries."""
-    if len(logs) < 2:
+def _rank(
+    logs: Mapping[Key, Mapping[str, Sample]], column: Sequence[Entry], count: Count, guards: Sequence[Guard]
+) -> dict[Key, Rank]:
+    """Ranks by a column's logs, of all that say something."""
+    ranked = [entry for entry in column if entry.key in logs and not entry.mute]
+    if len(ranked) < 2:
         return {}
-    every = [repeats_of(log) for log in logs.values()]
-    records = iter(same_questions([repeat for own in every for repeat in own], like.metric))
+    every = [repeats_of(logs[entry.key]) for entry in ranked]
+    records = iter(same_questions([repeat for own in every for repeat in own], column[0].metric))
     sides = {str(index): [count(next(records)) for _ in own] for index, own in enumerate(every)}
     if not sides["0"][0].records:
         raise CompareError("no image has as many rated answers of all models")
-    found = ranks_of(sides, higher_is_better=like.higher_is_better)
-    return {key: rank for key, rank in zip(logs, found.values(), strict=True) if rank is not None}
+
+    def may_lead(first: str, second: str) -> bool:
+        ahead, behind = (ranked[int(name)] for name in (first, second))
+        suspects = [one for one in guards if one.may_be_worse(_values(behind), _values(ahead))]
+        matched = match_guards(logs[behind.key], logs[ahead.key], suspects)
+        return not any(guard_test(guard, RESAMPLES).worse for guard in matched)
+
+    found = ranks_of(sides, higher_is_better=column[0].higher_is_better, may_lead=may_lead)
+    return {entry.key: rank for entry, rank in zip(ranked, found.values(), strict=True) if rank is not None}
+
+
+def _values(entry: Entry) -> dict[str, float]:
+    """The values of a score's guards, as far as its entry tells them."""
+    share = entry.empty_share
+    return {**entry.guards} if share is None else {EMPTY_ANSWERS: share, **entry.guards}

@@ -39,6 +39,11 @@ class Guard:
         facts = {"name": self.name, "what": self.what, "unit": self.unit}
         return GuardTest(**facts, base=old, other=new, allowed=allowed, p=0.0 if beyond else 1.0)
 
+    def may_be_worse(self, base: Mapping[str, float], other: Mapping[str, float]) -> bool:
+        """Whether it may be worse by two scores' values; if these are not known, it may."""
+        found = self.compare_values(base, other)
+        return found is None or found.worse
+
     def log(self, log: Mapping[str, Sample]) -> dict[str, Sample]:
         """A log with the guard's records alone, under its name, and what pairs two logs."""
         return {id: self._count_sample(sample) for id, sample in log.items()}

@@ -126,7 +126,11 @@ def check(
     ]
     unchecked += incomparable
     unchecked += [
-        Unchecked(name=name_of(one.baseline), why="the samples in common give no score")
+        Unchecked(
+            name=name_of(one.baseline),
+            why="the samples in common give no score",
+            claimed=bool(_names(one.baseline) & claimed),
+        )
         for one in checked
         if one.baseline.key in no_score
     ]
@@ -223,7 +227,8 @@ def _pair_scores(
             if match is None and _names(old) & set(pairs.claimed):
                 raise _IncomparableError("no samples to compare by")
         except _IncomparableError as error:
-            incomparable.append(Unchecked(name=name_of(old), why=line(str(error))))
+            claimed = bool(_names(old) & set(pairs.claimed))
+            incomparable.append(Unchecked(name=name_of(old), why=line(str(error)), claimed=claimed))
             continue
         untested = pairs.compare_guards(old, new) if match is None else ()
         one = Checked(baseline=old, current=new, worsening=worsening, verdict=None, tolerance=tolerance, flips=[])

@@ -98,6 +98,9 @@ class Unchecked:
     name: str
     why: str
 
+    claimed: bool = False
+    """Whether it had to be better."""
+
     def __str__(self) -> str:
         return f"{self.name}: {self.why}" if self.name else self.why
 
@@ -124,6 +127,11 @@ class GateResult:
         return [claim for claim in self.claims if not claim.met]
 
     @property
+    def failed(self) -> bool:
+        """True if something became worse, or a claim is not shown, also for want of something to compare."""
+        return bool(self.regressions or self.unmet) or any(one.claimed for one in self.unchecked)
+
+    @property
     def errors(self) -> list[str]:
         """One line for each metric that could not be compared."""
         return [str(one) for one in self.unchecked]
@@ -144,7 +152,8 @@ class GateResult:
         counts = [f"{self.compared} compared", f"{len(self.regressions)} worse"]
         untested = sum(one.verdict is None for one in self.checked)
         counts += [f"{untested} by tolerance alone"] if untested else []
-        counts += [f"{len(self.claims) - len(self.unmet)} of {len(self.claims)} claims shown"] if self.claims else []
+        claims = len(self.claims) + sum(one.claimed for one in self.unchecked)
+        counts += [f"{len(self.claims) - len(self.unmet)} of {claims} claims shown"] if claims else []
         return ", ".join([*counts, f"{len(self.unchecked)} errors"])
 
 

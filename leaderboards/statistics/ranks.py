@@ -5,7 +5,8 @@
 
 Each two models are tested against each other, on the images that all have records of. Holm's method keeps the chance of
 even one false order among all pairs below 5%. A model's best rank is 1 + the number of models significantly better; its
-worst is the number of models minus those significantly worse.
+worst is the number of models minus those significantly worse. Where a metric has guards, a model is better only if none
+of them is worse (`MayLead`).
 
 Sixty models make 1,770 pairs: the smallest p-value that 10,000 swaps can give, times 1,770, separates no pair. So p is
 computed from the normal tail that extrapolates a verdict's p (`PairedTest.p`): its standard deviation combines the
@@ -17,7 +18,7 @@ calls is estimated from all models together, since they have the same judge, and
 tail.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb, hypot, sqrt
@@ -28,6 +29,10 @@ from leaderboards.statistics.resampling import Array, Counted, CountsMetric, Rec
 from leaderboards.statistics.significance import ALPHA, holm, judge_spread, least_p, tail
 
 _TIE = 1e-9  # relative difference of two scores below which they are equal but for rounding
+
+
+MayLead = Callable[[str, str], bool]
+"""Of two models the one with the significantly better score, and the other -> whether it counts as better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +66,12 @@ def ranks(
 
 
 def ranks_of(
-    models: Mapping[str, Sequence[Counted]], *, higher_is_better: bool, resamples: int = 2_000, seed: int = 0
+    models: Mapping[str, Sequence[Counted]],
+    *,
+    higher_is_better: bool,
+    may_lead: MayLead = lambda first, second: True,
+    resamples: int = 2_000,
+    seed: int = 0,
 ) -> dict[str, Rank | None]:
     """As `ranks`, where each model has the records of each repeat of the judge (one without a judge), all for one
     metric."""
@@ -90,8 +100,9 @@ def ranks_of(
     for (one, two), p in zip(pairs, holm(raw), strict=True):
         if p <= ALPHA:
             first, second = (one, two) if (scores[one] > scores[two]) == higher_is_better else (two, one)
-            better[second].add(first)
-            worse[first].add(second)
+            if may_lead(first, second):
+                better[second].add(first)
+                worse[first].add(second)
     result: dict[str, Rank | None] = dict.fromkeys(models)
     for name in ranked:
         ties = tuple(other for other in ranked if other != name and other not in better[name] | worse[name])

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from leaderboards.board.entry import Entry, Key, is_neutral
+from leaderboards.board.entry import EMPTY_ANSWERS, Entry, Key, is_neutral
 from leaderboards.statistics.ranks import Rank
 from leaderboards.statistics.verdict import Outcome, PairedTest
 from support.markdown import cell, number
 
 MARKS: Final[Mapping[Outcome, str]] = {"better": "▲", "worse": "▼", "not separable": "≈", "not better": "△"}
 """Shown behind a difference."""
+
+MUTE: Final = "✗"
+"""Shown behind a score most of whose answers are empty."""
 
 PROTOCOL_DIFFERS: Final = "≠"
 """Shown behind a difference of two scores whose questions were not asked or rated in the same way."""
@@ -93,10 +96,10 @@ class BoardComparison:
 
     def rank(self, entry: Entry) -> Rank | None:
         """The entry's rank; none by a metric of which neither direction is better, nor for a score that a guard of the
-        verdict denies."""
+        verdict denies, or most of whose answers are empty."""
         tested = self.verdicts.get(entry.key)
         denied = tested is not None and tested.fallen
-        return None if is_neutral(entry.metric) or denied else self.ranks.get(entry.key)
+        return None if is_neutral(entry.metric) or denied or entry.mute else self.ranks.get(entry.key)
 
 
 NO_COMPARISON: Final = BoardComparison()
@@ -107,7 +110,6 @@ def arrow(metric: str, higher_is_better: bool) -> str:
     return "" if is_neutral(metric) else "↑" if higher_is_better else "↓"
 
 
-_EMPTY: Final = "empty_answers"
 _GUARD_UNITS: Final = {"answer_words": "words"}
 
 
@@ -129,7 +131,9 @@ def guard_values(entry: Entry) -> list[str]:
     remarks of every score."""
     named = ((name, number(value, _GUARD_UNITS.get(name, "%"))) for name, value in entry.guards.items())
     return [
-        f"{value} words" if name == "answer_words" else f"{name} {value}" for name, value in named if name != _EMPTY
+        f"{value} words" if name == "answer_words" else f"{name} {value}"
+        for name, value in named
+        if name != EMPTY_ANSWERS
     ]
 
 

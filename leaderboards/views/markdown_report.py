@@ -19,6 +19,7 @@ from leaderboards.board.entry import Entry
 from leaderboards.board.entry import to_json as entry_to_json
 from leaderboards.statistics.verdict import PairedTest
 from leaderboards.views.columns import (
+    MUTE,
     NO_COMPARISON,
     PROTOCOL_DIFFERS,
     BoardComparison,
@@ -134,6 +135,8 @@ def _header(column: Column, *, with_version: bool) -> str:
 def _score(entry: Entry, comparison: BoardComparison) -> str:
     """Value, interval, rank, difference to the base and remarks, as one cell."""
     parts = [number(entry.value, entry.unit) + span(entry.low, entry.high, entry.unit)]
+    if entry.mute and entry.value is not None:
+        parts.append(MUTE)
     if (rank := comparison.rank(entry)) is not None:
         parts.append(f"#{rank}")
     verdict = comparison.verdicts.get(entry.key)
@@ -165,6 +168,10 @@ def _legend(shown: Sequence[Entry], comparison: BoardComparison, base: str | Non
         (
             any(entry.guards for entry in shown),
             "Beside a score that improves when less is said: what it is held against, and how many answers are empty.",
+        ),
+        (
+            any(entry.mute and entry.value is not None for entry in shown),
+            f"{MUTE}: most of the answers are empty, so this is no score of the model, and has no rank.",
         ),
         (
             any(entry.empty is None and entry.imported is None for entry in shown),

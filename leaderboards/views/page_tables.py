@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from leaderboards.board.entry import Entry
 from leaderboards.statistics.verdict import PairedTest
-from leaderboards.views.columns import BoardComparison, Column, columns_of, outcome, remarks, several_versions
+from leaderboards.views.columns import MUTE, BoardComparison, Column, columns_of, outcome, remarks, several_versions
 from leaderboards.views.page_answers import Asked
 from leaderboards.views.published import Reference
 from leaderboards.views.svg_charts import best_first
@@ -143,7 +143,7 @@ def _cell(entry: Entry, comparison: BoardComparison) -> Cell:
         value=number(entry.value, entry.unit),
         interval=span(entry.low, entry.high, entry.unit).strip(),
         rank=str(comparison.rank(entry) or ""),
-        notes=line(", ".join(remarks(entry))),
+        notes=line(", ".join([*remarks(entry), *([f"{MUTE} most answers are empty"] if entry.mute else [])])),
         order=entry.value,
         change=number(verdict.difference, entry.unit, signed=True) if verdict else "",
         outcome=outcome(entry.metric, verdict) if verdict else None,

@@ -20,8 +20,9 @@ from harness.runs.report import describe_selection
 from leaderboards.board.board import Board
 from leaderboards.gate.ci_output import to_comment, to_junit
 from leaderboards.gate.gate import GateSettings
+from tasks.answer import FailedAnswer
 from tasks.registry import registry
-from tests.adversary.mute_answers import IMAGES, MUTE, LenientJudge, base, better, put_answers, put_texts
+from tests.adversary.mute_answers import IMAGES, MUTE, LenientJudge, base, better, make_doc, put_answers, put_texts
 from trainers.training.checkpoints import Checkpoint
 
 METRICS = (
@@ -117,6 +118,48 @@ def test_a_mute_checkpoint_is_not_selected(scores: Scores) -> None:
     none = select_checkpoint(scores, ["empty", "word"], [("chair", "chair_s")], "base")
     assert none.model is None
     assert "None" in describe_selection(none, ["empty", "word"])
+
+
+def test_no_checkpoint_is_taken_where_all_say_nothing(scores: Scores) -> None:
+    for models in (["empty"], ["empty", "stop", "word"]):
+        found = select_checkpoint(scores, models, [("chair", "chair_s")], None)
+        assert found.model is None
+        assert found.fallen["empty"][0] == "chair: most answers are empty"
+
+
+def test_who_says_nothing_has_no_rank_and_who_says_little_leads_nobody(
+    board: Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No base is named: nothing but the models' own answers tells."""
+    assert cli.run(["leaderboard", str(board.folder), "--ranks", "--headline", "--format", "csv"]) == 0
+    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    rank = {row["model"]: (row["rank_low"], row["rank_high"]) for row in table if row["task"] == "chair"}
+    assert {name for name in rank if not rank[name][0]} == {"empty", "stop", "letter", "refuses", "word", "cut"}
+    assert rank["tuned"][0] == "1"
+    assert rank["base"][0] == "2"  # behind `tuned` alone: `safest` and `half` make nothing up, either
+    assert cli.run(["leaderboard", str(board.folder), "--headline", "--html", str(tmp_path / "page.html")]) == 0
+    capsys.readouterr()
+    assert cli.run(["leaderboard", str(board.folder), "--headline"]) == 0
+    shown = capsys.readouterr().out
+    rows = {line.split("|")[1].strip(): line for line in shown.splitlines() if line.startswith("|")}
+    assert {name for name, line in rows.items() if "✗" in line} >= {"empty", "word", "refuses"}
+    assert not {"base", "tuned"} & {name for name, line in rows.items() if "✗" in line}
+    assert "✗: most of the answers are empty" in shown
+    assert "✗ most answers are empty" in (tmp_path / "page.html").read_text()
+
+
+def test_a_claim_on_a_model_that_gave_no_answers_fails_the_gate(
+    board: Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = Board(tmp_path / "board")
+    docs = [make_doc("chair", index) for index in range(IMAGES)]
+    put_texts(broken, "broken", "chair", docs, [FailedAnswer("no finite numbers")] * IMAGES, None)
+    command = ["check", "--baseline", str(board.folder / "base-chair.json"), "--board", str(broken.folder)]
+    command += ["--baseline-model", "base", "--model", "broken"]
+    assert cli.run(command) == 1  # nothing to compare
+    capsys.readouterr()
+    assert cli.run([*command, "--require-better", "chair"]) == 3
+    assert "0 of 1 claims shown" in capsys.readouterr().out
 
 
 def test_training_stops_early_where_a_guard_of_its_probe_is_worse(board: Board, tmp_path: Path) -> None:

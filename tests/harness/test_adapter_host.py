@@ -210,6 +210,15 @@ def test_kept_answers_are_those_of_the_adapter_that_gave_them(
     assert alone.counts["from the store"] == 4
 
 
+def test_an_adapter_goes_on_the_base_that_the_user_names(bases: dict[str, Path], adapters: Adapters) -> None:
+    folder = str(adapters("llava", TEXT["llava"], 10))
+    count = Counting()
+    resident = AdapterHost(count)
+    expected = said(resident.load(find(folder)))
+    assert_same(said(resident.load(find(folder, base=str(bases["llava"])))), expected)
+    assert count.loads == 1
+
+
 def test_a_run_has_its_own_progress_counts_and_clock(bases: dict[str, Path]) -> None:
     resident = AdapterHost()
     plain = find(str(bases["llava"]))
