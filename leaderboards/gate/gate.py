@@ -125,15 +125,8 @@ def check(
         for name in sorted(neutral & set(settings.require_better))
     ]
     unchecked += incomparable
-    unchecked += [
-        Unchecked(
-            name=name_of(one.baseline),
-            why="the samples in common give no score",
-            claimed=bool(_names(one.baseline) & claimed),
-        )
-        for one in checked
-        if one.baseline.key in no_score
-    ]
+    why = "the samples in common give no score"
+    unchecked += [_leave_out(one.baseline, why, claimed) for one in checked if one.baseline.key in no_score]
     checked = [one for one in checked if one.baseline.key not in no_score]
     if not checked:
         unchecked.append(Unchecked(name="", why="nothing was compared"))
@@ -227,8 +220,7 @@ def _pair_scores(
             if match is None and _names(old) & set(pairs.claimed):
                 raise _IncomparableError("no samples to compare by")
         except _IncomparableError as error:
-            claimed = bool(_names(old) & set(pairs.claimed))
-            incomparable.append(Unchecked(name=name_of(old), why=line(str(error)), claimed=claimed))
+            incomparable.append(_leave_out(old, line(str(error)), pairs.claimed))
             continue
         untested = pairs.compare_guards(old, new) if match is None else ()
         one = Checked(baseline=old, current=new, worsening=worsening, verdict=None, tolerance=tolerance, flips=[])
@@ -236,6 +228,10 @@ def _pair_scores(
         if match is not None:
             matches[old.key] = match
     return checked, matches, incomparable
+
+
+def _leave_out(old: Entry, why: str, claimed: Collection[str]) -> Unchecked:
+    return Unchecked(name=name_of(old), why=why, claimed=bool(_names(old) & set(claimed)))
 
 
 def _with_guards_adjusted(tests: Mapping[Key, PairedTest]) -> dict[Key, PairedTest]:
