@@ -13,6 +13,14 @@ RUNS: Final = Path("runs")
 Folders = Annotated[list[Path] | None, typer.Argument(help="Boards, or folders with boards; default: runs.")]
 Boards = Annotated[list[Path] | None, typer.Option("--board", help="Boards, or folders with boards; default: runs.")]
 
+HumanLabels = Annotated[
+    Path | None,
+    typer.Option(
+        "--human-labels",
+        help="Correct judged scores for the judge's errors by people's ratings: CSV or JSON lines with id, rating.",
+    ),
+]
+
 
 def refuse(*mistakes: tuple[bool, str]) -> None:
     """UsageError with the message of the first (made, message) that is true."""

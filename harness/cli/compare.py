@@ -1,13 +1,19 @@
 """`harness compare`: two models, answer by answer."""
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.board_options import RUNS, Boards
+from harness.cli.board_options import RUNS, Boards, HumanLabels
 from harness.cli.options import Json
 from support.errors import OK
+
+if TYPE_CHECKING:
+    from leaderboards.comparison.compare import Comparison
+    from leaderboards.comparison.human_labels import Labels
+    from leaderboards.comparison.paired_logs import Loader
 
 
 def compare_command(
@@ -18,6 +24,7 @@ def compare_command(
     board: Boards = None,
     headline: Annotated[bool, typer.Option("--headline", help="Only the metric that each task ranks by.")] = False,
     examples: Annotated[int, typer.Option(min=0, help="Examples of each kind of flip and task.")] = 3,
+    human_labels: HumanLabels = None,
     partial: Annotated[bool, typer.Option("--partial", help="Include runs with --limit or on partial data.")] = False,
     as_json: Json = False,
 ) -> int:
@@ -27,7 +34,7 @@ def compare_command(
     """
     from harness.evaluation.find_boards import boards_in, find_boards, find_models, metric_of
     from harness.evaluation.guards import guards_of
-    from leaderboards.comparison.compare import compare_runs, to_json, to_markdown
+    from leaderboards.comparison.compare import compare_runs, to_json, to_markdown, with_corrections
 
     boards = find_boards(board) if board else boards_in(RUNS)
     old, new = find_models((before, after), boards, partial=partial)
@@ -35,5 +42,17 @@ def compare_command(
     found = compare_runs(
         old.entries, new.entries, samples=logs, metrics=metric_of, guards=guards_of, only_headline=headline
     )
+    if human_labels is not None:
+        labels = _read_labels(human_labels, found, logs)
+        found = with_corrections(found, labels, samples=logs, metrics=metric_of)
     print(json.dumps(to_json(found), allow_nan=False) if as_json else to_markdown(found, shown=examples))
     return OK
+
+
+def _read_labels(path: Path, found: "Comparison", logs: "tuple[Loader, Loader]") -> "Labels":
+    """The labels of both sides' answers."""
+    from harness.evaluation.human_labels import judged_logs, match_labels, read_labels
+
+    before = judged_logs((change.before for change in found.changes), logs[0])
+    after = judged_logs((change.after for change in found.changes), logs[1])
+    return match_labels(path, read_labels(path), before | after)

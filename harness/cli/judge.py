@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.board_options import RUNS, Boards
 from harness.cli.judge_bench import bench_command
 from harness.cli.options import LEDGER, Json, LedgerPath, money
-from support.errors import OK, UsageError
+from support.errors import OK, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from tasks.judges.ledger import Ledger, Total
@@ -90,6 +91,41 @@ def judge_agree_command(
     from harness.evaluation.rater_agreement import read_ratings, report
 
     print(report(read_ratings(first), read_ratings(second), (first.stem, second.stem), as_json=as_json))
+    return OK
+
+
+@judge_app.command("labels")
+def judge_labels_command(
+    out: Annotated[Path, typer.Argument(help="CSV to write, whose column `rating` people fill in.")],
+    board: Boards = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this judged task; repeatable.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only answers of this model; repeatable.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many images of each task, drawn at random.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    partial: Annotated[bool, typer.Option("--partial", help="Include runs with --limit or on partial data.")] = False,
+) -> int:
+    """Write answers on a board to a file for people to rate, without the judge's ratings and the models' names.
+
+    Filled in, it corrects scores for the judge's errors: `harness leaderboard --human-labels FILE`, and `compare`.
+    """
+    from harness.evaluation.find_boards import entries_of_boards, find_boards, loader_of
+    from harness.evaluation.human_labels import judged_logs, write_template
+
+    if out.exists():
+        raise UsageError(f"{str(out)!r} is there already; people may have filled it in: give another name")
+    boards = find_boards(board or [RUNS])
+    entries = entries_of_boards(boards, partial)
+    for asked, known in ((task, [e.task for e in entries if e.judge is not None]), (model, [e.model for e in entries])):
+        for name in asked or ():
+            if name not in known:
+                what = "model" if asked is model else "judged task"
+                raise UnknownName(f"{what} on these boards", name, dict.fromkeys(known))
+    chosen = [e for e in entries if (not task or e.task in task) and (not model or e.model in model)]
+    logs = judged_logs(chosen, loader_of(boards))
+    if not logs:
+        raise UsageError("no judged task with a sample log on these boards: there is nothing to label")
+    rows, drawn = write_template(out, logs, images=images, seed=seed)
+    log.info(f"{rows} answers about {drawn} images in {out}: fill in the column `rating`, change no other")
     return OK
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from harness.cli.board_options import RUNS, Folders, refuse
 from harness.cli.outputs import check_target
 from harness.cli.setting_options import OptionGroup, parse_pairs, with_settings
-from support.errors import FAILED, OK, UsageError
+from support.errors import FAILED, OK, DataError, UsageError
 
 if TYPE_CHECKING:
     from leaderboards.board.board import Board
-    from leaderboards.board.entry import Entry
+    from leaderboards.board.entry import Entry, Key
+    from leaderboards.statistics.prediction_powered import Corrected
     from leaderboards.views.columns import BoardComparison
     from leaderboards.views.published import Reference
 
@@ -36,6 +37,8 @@ class LeaderboardOptions:
     """Show the range of ranks of each model; reads the sample logs."""
     published: bool = False
     """Also show what others reported for these tasks, in a table of its own."""
+    human_labels: Path | None = None
+    """Correct judged scores for the judge's errors by people's ratings: CSV or JSON lines with id and rating."""
     replaced: bool = False
     """Include rows of models that have other weights now, marked."""
     html: Path | None = None
@@ -73,6 +76,10 @@ class LeaderboardOptions:
             (files and self.base is not None, "--base is not for --output, whose files hold scores alone"),
             (files and self.ranks, "--ranks is not for --output, whose files hold scores alone"),
             (files and self.published, "--published is not for --output, whose files hold own scores alone"),
+            (
+                files and self.human_labels is not None,
+                "--human-labels is not for --output, whose files hold scores alone",
+            ),
             (self.html is None and not self.pictures, "--no-pictures is for --html only"),
         )
         check_target("--html", self.html)
@@ -102,10 +109,11 @@ def leaderboard_command(folders: Folders = None, *, shown: LeaderboardOptions) -
     reports = references() if shown.published else []
     if shown.published and not rows(entries, reports, only_headline=shown.headline):
         log.info("nothing is known here to be published of what was measured on this board")
+    corrected = _correct(shown.human_labels, boards, entries, only_headline=shown.headline)
     if shown.html is not None:
-        _write_page(shown.html, places, boards, entries, reports, shown)
+        _write_page(shown.html, places, boards, entries, reports, corrected, shown)
     else:
-        print(_as_text(boards, entries, reports, shown), end="" if shown.form == "csv" else "\n")
+        print(_as_text(boards, entries, reports, corrected, shown), end="" if shown.form == "csv" else "\n")
     return OK
 
 
@@ -121,17 +129,44 @@ def _compare(boards: "Sequence[Board]", entries: "Sequence[Entry]", base: str | 
     return found
 
 
+def _correct(
+    path: Path | None, boards: "Sequence[Board]", entries: "Sequence[Entry]", *, only_headline: bool
+) -> "dict[Key, Corrected]":
+    """The scores that people's labels correct; what they don't is told. DataError where they correct nothing."""
+    if path is None:
+        return {}
+    from harness.evaluation.find_boards import loader_of, metric_of
+    from harness.evaluation.human_labels import judged_logs, match_labels, read_labels
+    from leaderboards.comparison.human_labels import corrected_entries
+    from leaderboards.comparison.paired_logs import Logs
+
+    load = loader_of(boards)
+    labels = match_labels(path, read_labels(path), judged_logs(entries, load))
+    asked = [entry for entry in entries if entry.headline or not only_headline]
+    found, notes = corrected_entries(asked, Logs(load), labels, metric_of)
+    if not found:
+        raise DataError(f"{path}: no score can be corrected: {'; '.join(notes) or 'none has labels'}")
+    for note in notes:
+        log.info(f"note: {note}")
+    return found
+
+
 def _as_text(
-    boards: "Sequence[Board]", entries: "Sequence[Entry]", reports: "Sequence[Reference]", shown: LeaderboardOptions
+    boards: "Sequence[Board]",
+    entries: "Sequence[Entry]",
+    reports: "Sequence[Reference]",
+    corrected: "dict[Key, Corrected]",
+    shown: LeaderboardOptions,
 ) -> str:
     """The board as markdown, CSV or JSON."""
+    from leaderboards.views.columns import BoardComparison
     from leaderboards.views.markdown_report import leaderboard, to_csv, to_json
     from leaderboards.views.published import beside, rows
 
-    more: dict[str, Any] = {"only_headline": shown.headline}
+    more: dict[str, Any] = {"only_headline": shown.headline, "comparison": BoardComparison(corrected=corrected)}
     if shown.base is not None or shown.ranks:
         found = _compare(boards, entries, shown.base, only_headline=shown.headline)
-        more["comparison"] = found if shown.ranks else replace(found, ranks={})
+        more["comparison"] = replace(found, corrected=corrected, ranks=found.ranks if shown.ranks else {})
     reported = rows(entries, reports, only_headline=shown.headline)
     if shown.as_json:
         return to_json(entries, **more, published=reported if shown.published else None)
@@ -148,6 +183,7 @@ def _write_page(
     boards: "Sequence[Board]",
     entries: "Sequence[Entry]",
     reports: "Sequence[Reference]",
+    corrected: "dict[Key, Corrected]",
     shown: LeaderboardOptions,
 ) -> None:
     from harness.evaluation.board_page import board_page
@@ -161,7 +197,7 @@ def _write_page(
         title=f"Leaderboard: {', '.join(dict.fromkeys(map(str, places)))}",
         base=shown.base,
         samples=loader_of(boards),
-        comparison=_compare(boards, entries, shown.base),
+        comparison=replace(_compare(boards, entries, shown.base), corrected=corrected),
         pictures=shown.pictures,
         references=reports,
     )

@@ -17,6 +17,7 @@ FOLDERS: Final = (
 PLACES: Final = {
     "watch": ("out",),
     "judge export": ("file",),
+    "judge labels": ("out",),
     "store rescue": ("new",),
     "vlfeedback pairs": ("out",),
     "vlfeedback convert": ("out",),

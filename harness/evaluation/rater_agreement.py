@@ -80,7 +80,7 @@ def _read_sample_log(path: Path) -> list[Rated]:
     found = []
     for sample in samples:
         records = list(sample.records.values())
-        values = [_number(record[name]) for record in records for name in _JUDGED if name in record]
+        values = [find_number(record[name]) for record in records for name in _JUDGED if name in record]
         if sample.reply is None and not values:
             continue
         unread = any(record.get("unrated") or record.get("unparsed") for record in records)  # scored 0 by default
@@ -118,7 +118,7 @@ def _read_table_row(path: Path, row: Mapping[str, Any]) -> Rated:
     text = str(row["id"])
     name = f"{text}/{row['aspect']}" if row.get("aspect") else text
     item = text if row.get("item") in (None, "") else str(row["item"])
-    rating, length, position, repeat = (_number(row.get(key)) for key in ("rating", "length", "position", "repeat"))
+    rating, length, position, repeat = (find_number(row.get(key)) for key in ("rating", "length", "position", "repeat"))
     if length is None and isinstance(row.get("text"), str):
         length = float(len(row["text"].split()))
     place = None if position is None else int(position)
@@ -136,7 +136,7 @@ def _read_annotation(path: Path, row: Mapping[str, Any]) -> Iterator[Rated]:
         text = f"{item}/{member}"
         for aspect, rating in aspects.items():
             name = f"{text}/{aspect}"
-            yield Rated(id=name, rating=_number(rating), item=item, text=text, group=item, position=position)
+            yield Rated(id=name, rating=find_number(rating), item=item, text=text, group=item, position=position)
 
 
 def _name_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -166,7 +166,7 @@ def _read_vlfeedback(path: Path, row: Mapping[str, Any], name: str) -> Iterator[
             raise DataError(f"{path}: row {name!r}: annotations must be an object of aspects")
         length = float(len(str(completion.get("response", "")).split()))
         for aspect, note in notes.items():
-            rating = _number(note.get("Rating")) if isinstance(note, dict) else None
+            rating = find_number(note.get("Rating")) if isinstance(note, dict) else None
             yield Rated(id=f"{text}/{aspect}", rating=rating, item=name, text=text, group=name, length=length)
 
 
@@ -182,7 +182,7 @@ def _completions(path: Path, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return found
 
 
-def _number(value: Any) -> float | None:
+def find_number(value: Any) -> float | None:
     """A finite number; None for anything else, such as "N/A"."""
     try:
         found = math.nan if isinstance(value, bool) else float(value)

@@ -42,7 +42,7 @@ def rescore(entry: Entry, log: Mapping[str, Sample]) -> Recomputed | str:
     made_by, today = entry.provenance.get("task"), score_digest(task.path)
     if made_by != today:
         return f"they were made by other code of the task ({made_by or 'not known'}, here {today})"
-    docs = _find_documents(task, entry, log)
+    docs = find_documents(task, entry, log)
     if docs is None:
         return "it keeps no documents (logs of earlier versions don't)"
     try:
@@ -73,7 +73,7 @@ def document_of(doc: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _find_documents(task: TaskSpec, entry: Entry, log: Mapping[str, Sample]) -> list[Doc] | None:
+def find_documents(task: TaskSpec, entry: Entry, log: Mapping[str, Sample]) -> list[Doc] | None:
     """The document of each sample: as the task's code makes it, else as the log has it; None where one is missing."""
     made = make_documents(task.name, entry.provenance.get("split"))
     kept = [made.get(name) or _read_document(sample) for name, sample in log.items()]

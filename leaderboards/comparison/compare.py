@@ -7,7 +7,7 @@ Paired tests (`paired_logs`), whether format or ability was lost (`format_loss`)
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from leaderboards.board.board import newest
@@ -16,10 +16,13 @@ from leaderboards.board.sample import Sample
 from leaderboards.comparison.flips import Flip, Tally, examples_of, flips, tally, tally_table
 from leaderboards.comparison.format_loss import Format, explain, format_of, format_table, formats_adjusted
 from leaderboards.comparison.guards import Guard, Guards, unguarded
+from leaderboards.comparison.human_labels import Labels, corrected_difference, describe_uncorrected
 from leaderboards.comparison.paired_logs import Loader, Logs, Metrics, match_logs, protocol_differences
+from leaderboards.statistics.prediction_powered import Corrected
 from leaderboards.statistics.resampling import Counted, CountsMetric
-from leaderboards.statistics.verdict import Matched, PairedTest, adjusted, verdicts
-from leaderboards.views.columns import PROTOCOL_DIFFERS, Column, mark, outcome
+from leaderboards.statistics.significance import ALPHA, holm
+from leaderboards.statistics.verdict import Matched, Outcome, PairedTest, adjusted, verdicts
+from leaderboards.views.columns import PROTOCOL_DIFFERS, Column, corrected_in_words, mark, outcome
 from support.errors import CompareError, did_you_mean
 from support.markdown import MISSING, cell, line, number, p_value, span, table
 
@@ -42,6 +45,18 @@ class Change:
 
     protocol_differences: list[str]
     """How the questions were asked or rated differently, in words. Then the difference may come from that."""
+
+    corrected: Corrected | None = None
+    """The difference, corrected by people's ratings for the judge's errors; p-values adjusted as verdicts' are."""
+
+    @property
+    def corrected_outcome(self) -> Outcome | None:
+        """The verdict by the corrected difference alone, which no guard is asked about."""
+        if self.corrected is None:
+            return None
+        if self.corrected.p > ALPHA:
+            return "not separable"
+        return "better" if (self.corrected.value > 0) == self.before.higher_is_better else "worse"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +128,33 @@ def compare_runs(
             for flip in flips(entry, ours, theirs, metrics(entry.task, entry.metric))
         ],
         notes=notes,
+    )
+
+
+def with_corrections(
+    found: Comparison, labels: Labels, *, samples: tuple[Loader, Loader], metrics: Metrics
+) -> Comparison:
+    """The comparison with differences corrected by people's `labels`; notes say why some are not."""
+    sides = Logs(samples[0]), Logs(samples[1])
+    corrected: dict[int, Corrected] = {}
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for index, change in enumerate(found.changes):
+        metric = metrics(change.before.task, change.before.metric)
+        if metric is None:
+            continue
+        one = corrected_difference((change.before, change.after), sides, labels, metric)
+        if isinstance(one, Corrected):
+            corrected[index] = one
+        elif one is not None:
+            reasons.setdefault((change.before.task, one), []).append(change.before.metric)
+    for family in (True, False):
+        own = [index for index in corrected if found.changes[index].before.headline == family]
+        p_values = holm([corrected[index].p for index in own])
+        corrected |= {index: replace(corrected[index], p=p) for index, p in zip(own, p_values, strict=True)}
+    return replace(
+        found,
+        changes=[replace(change, corrected=corrected.get(index)) for index, change in enumerate(found.changes)],
+        notes=[*found.notes, *describe_uncorrected(reasons)],
     )
 
 
@@ -206,6 +248,7 @@ def to_json(found: Comparison) -> dict[str, Any]:
                 "verdict": verdict_to_json(change.verdict, change.before.metric),
                 "why": change.why,
                 "asked_otherwise": change.protocol_differences,
+                **_corrected_to_json(change),
             }
             for change in found.changes
         ],
@@ -220,6 +263,13 @@ def to_json(found: Comparison) -> dict[str, Any]:
         "tallies": [{"task": one.task, "category": one.category, **one.counts} for one in found.tallies],
         "flips": [asdict(flip) for flip in found.flips if flip.kind in ("fixed", "broken")],
     }
+
+
+def _corrected_to_json(change: Change) -> dict[str, Any]:
+    """Nothing where nothing was corrected."""
+    if change.corrected is None:
+        return {}
+    return {"corrected": asdict(change.corrected) | {"outcome": change.corrected_outcome}}
 
 
 def verdict_to_json(verdict: PairedTest | None, metric: str) -> dict[str, Any] | None:
@@ -252,7 +302,25 @@ def scores_table(changes: Sequence[Change]) -> str:
             p_value(verdict.p),
         ]
         rows.append([label, *seen, f"{_SIGNS.get(word) or mark(entry.metric, verdict)} {cell(word)}{other}"])
-    return table(["metric", "before", "after", "difference", "visible", "p", "after is"], rows)
+    text = table(["metric", "before", "after", "difference", "visible", "p", "after is"], rows)
+    return "\n\n".join(filter(None, (text, _corrected_table(changes))))
+
+
+def _corrected_table(changes: Sequence[Change]) -> str:
+    """The differences by the judge and corrected, side by side; empty where nothing was corrected."""
+    rows = []
+    for change in changes:
+        if (found := change.corrected) is None:
+            continue
+        entry, verdict, unit = change.before, change.verdict, change.before.unit
+        raw = number(found.raw, unit, signed=True) + (span(verdict.low, verdict.high, unit) if verdict else "")
+        words = corrected_in_words(found, unit, signed=True)
+        said = outcome(entry.metric, verdict) if verdict else MISSING
+        rows.append([Column.of(entry).label, raw, said, words, p_value(found.p), str(change.corrected_outcome)])
+    if not rows:
+        return ""
+    headers = ["metric", "difference by the judge", "after is", "by people's labels", "p", "after is, corrected"]
+    return "Corrected for the judge's errors by people's labels of both models' answers:\n\n" + table(headers, rows)
 
 
 def _models(entries: Iterable[Entry]) -> list[str]:

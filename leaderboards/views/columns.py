@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from leaderboards.board.entry import EMPTY_ANSWERS, Entry, Key, is_neutral
+from leaderboards.statistics.prediction_powered import Corrected
 from leaderboards.statistics.ranks import Rank
 from leaderboards.statistics.verdict import Outcome, PairedTest
-from support.markdown import cell, number
+from support.markdown import cell, number, span
 
 MARKS: Final[Mapping[Outcome, str]] = {"better": "▲", "worse": "▼", "not separable": "≈", "not better": "△"}
 """Shown behind a difference."""
@@ -91,6 +92,9 @@ class BoardComparison:
 
     ranks: Mapping[Key, Rank] = field(default_factory=dict)
 
+    corrected: Mapping[Key, Corrected] = field(default_factory=dict)
+    """Scores corrected for the judge's errors by people's ratings."""
+
     notes: Sequence[str] = field(default=())
     """Why some scores have no verdict or no rank, and how protocols differ."""
 
@@ -108,6 +112,13 @@ NO_COMPARISON: Final = BoardComparison()
 def arrow(metric: str, higher_is_better: bool) -> str:
     """Which direction is better; empty if neither is."""
     return "" if is_neutral(metric) else "↑" if higher_is_better else "↓"
+
+
+def corrected_in_words(found: Corrected, unit: str, *, signed: bool = False) -> str:
+    """Such as "corrected 2.95 [2.80, 3.10] (200 labels on 96 images, lambda 0.80)"."""
+    value = number(found.value, unit, signed=signed) + span(found.low, found.high, unit)
+    used = f"lambda {found.weight:.2f}" if found.weight else "labels alone"
+    return f"corrected {value} ({found.labels} labels on {found.images} images, {used})"
 
 
 _GUARD_UNITS: Final = {"answer_words": "words"}

@@ -84,7 +84,8 @@ def page(
     models = list(dict.fromkeys(entry.model for entry in shown))
     if base is not None and base not in models:
         raise BoardError(f"base model {base!r} is not on the board{did_you_mean(base, models)}")
-    _check_keys([*comparison.verdicts, *comparison.ranks, *comparison.protocol_differences], shown)
+    keyed = comparison.verdicts, comparison.ranks, comparison.protocol_differences, comparison.corrected
+    _check_keys([key for found in keyed for key in found], shown)
     board = board_table(shown, base, comparison)
     archive = pack(
         answers_of(board.columns), samples, thumbnails=extras.thumbnails, marks=extras.marks, answers=extras.answers

@@ -26,6 +26,7 @@ from leaderboards.views.columns import (
     Column,
     arrow,
     columns_of,
+    corrected_in_words,
     mark,
     outcome,
     remarks,
@@ -88,7 +89,7 @@ def to_csv(
     rows = [*(_row(entry, comparison) for entry in _select(entries, only_headline)), *published]
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    writer.writerows([_csv_cell(row.get(name)) for name in _COLUMNS] for row in rows)
+    writer.writerows([csv_cell(row.get(name)) for name in _COLUMNS] for row in rows)
     return sink.getvalue()
 
 
@@ -135,6 +136,8 @@ def _header(column: Column, *, with_version: bool) -> str:
 def _score(entry: Entry, comparison: BoardComparison) -> str:
     """Value, interval, rank, difference to the base and remarks, as one cell."""
     parts = [number(entry.value, entry.unit) + span(entry.low, entry.high, entry.unit)]
+    if (corrected := comparison.corrected.get(entry.key)) is not None:
+        parts = [f"raw {parts[0]}, {corrected_in_words(corrected, entry.unit)}"]
     if entry.mute and entry.value is not None:
         parts.append(MUTE)
     if (rank := comparison.rank(entry)) is not None:
@@ -158,6 +161,10 @@ def _legend(shown: Sequence[Entry], comparison: BoardComparison, base: str | Non
     words = {outcome(entry.metric, comparison.verdicts[entry.key]) for entry in tested}
     differs = any(comparison.protocol_differences.get(entry.key) for entry in shown)
     parts = (
+        (
+            any(entry.key in comparison.corrected for entry in shown),
+            "Raw: by the judge. Corrected for its errors by people's labels; lambda: how much the judge still counts.",
+        ),
         (
             any(comparison.rank(entry) for entry in shown),
             "#: the ranks a model can have, since what cannot be told apart is tied.",
@@ -189,6 +196,7 @@ _COLUMNS = (
     *("model", "task", "version", "metric", "unit", "higher_is_better", "headline", "judge"),
     *("value", "low", "high", "samples", "scored", "unscored", "failed", "unparsed", "empty", "guards", "limit"),
     *("rank_low", "rank_high", "difference", "difference_low", "difference_high", "p", "outcome", "mde", "images"),
+    *("corrected", "corrected_low", "corrected_high", "labels", "labelled_images", "lambda"),
     *("asked_otherwise", "seconds", "cost", "created", "run", "source"),
 )
 """Names that programs read: they stay."""
@@ -202,6 +210,9 @@ def _row(entry: Entry, comparison: BoardComparison) -> dict[str, Any]:
     row["asked_otherwise"] = list(comparison.protocol_differences.get(entry.key, ()))
     if rank is not None:
         row |= {"rank_low": rank.low, "rank_high": rank.high}
+    if (corrected := comparison.corrected.get(entry.key)) is not None:
+        row |= {"corrected": corrected.value, "corrected_low": corrected.low, "corrected_high": corrected.high}
+        row |= {"labels": corrected.labels, "labelled_images": corrected.images, "lambda": corrected.weight}
     if verdict is not None:
         row |= {name: getattr(verdict, name) for name in ("difference", "p", "mde", "images")}
         row |= {"difference_low": verdict.low, "difference_high": verdict.high}
@@ -209,7 +220,7 @@ def _row(entry: Entry, comparison: BoardComparison) -> dict[str, Any]:
     return row
 
 
-def _csv_cell(value: object) -> object:
+def csv_cell(value: object) -> object:
     """A number as it is; text on one line, quoted with an apostrophe if a spreadsheet would compute it or a CI system
     obey it."""
     if isinstance(value, bool):

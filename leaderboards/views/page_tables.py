@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 from leaderboards.board.entry import Entry
 from leaderboards.statistics.verdict import PairedTest
-from leaderboards.views.columns import MUTE, BoardComparison, Column, columns_of, outcome, remarks, several_versions
+from leaderboards.views.columns import (
+    MUTE,
+    BoardComparison,
+    Column,
+    columns_of,
+    corrected_in_words,
+    outcome,
+    remarks,
+    several_versions,
+)
 from leaderboards.views.page_answers import Asked
 from leaderboards.views.published import Reference
 from leaderboards.views.svg_charts import best_first
@@ -42,6 +51,8 @@ class Cell:
 
     value: str
     interval: str
+    corrected: str
+    """By people's labels, in words; empty without."""
     rank: str
     notes: str
     order: float | None
@@ -138,10 +149,11 @@ def _page_columns(entries: Sequence[Entry]) -> list[PageColumn]:
 
 
 def _cell(entry: Entry, comparison: BoardComparison) -> Cell:
-    verdict = comparison.verdicts.get(entry.key)
+    verdict, corrected = comparison.verdicts.get(entry.key), comparison.corrected.get(entry.key)
     return Cell(
         value=number(entry.value, entry.unit),
         interval=span(entry.low, entry.high, entry.unit).strip(),
+        corrected=corrected_in_words(corrected, entry.unit) if corrected else "",
         rank=str(comparison.rank(entry) or ""),
         notes=line(", ".join([*remarks(entry), *([f"{MUTE} most answers are empty"] if entry.mute else [])])),
         order=entry.value,
