@@ -70,7 +70,7 @@ def columns(path: Path) -> list[str]:
     if suffix(path) == PARQUET:
         return list(open_parquet(path).schema_arrow.names)
     if path.suffix == ARROW:
-        return list(open_arrow(path).schema.names)
+        return list(_open_arrow(path).schema.names)
     return list(next(read(path), {}))
 
 
@@ -86,7 +86,7 @@ def read(path: Path, incomplete: Incomplete | None = None, *, strict: bool = Fal
         if suffix(path) == PARQUET:
             yield from read_parquet(path)
         elif path.suffix == ARROW:
-            yield from (row for batch in open_arrow(path) for rows in slices(batch) for row in rows.to_pylist())
+            yield from (row for batch in read_arrow(path) for rows in slices(batch) for row in rows.to_pylist())
         elif path.suffix.lower() == ".zip":
             yield from _read_zip(path)
         elif separator := SEPARATED.get(path.suffix.lower()):
@@ -362,8 +362,22 @@ def _check_unpacked(path: Path, shown: int, limit: int) -> None:
         raise DataError(f"{path}: unpacks to over {limit:,} bytes, {MAX_EXPANSION} times its size")
 
 
-def open_arrow(path: Path) -> Any:
-    """A reader of the batches that `datasets` saved, which stay in the file; DataError."""
+def read_arrow(path: Path) -> Iterator[Any]:
+    """The batches that `datasets` saved, which stay in the file; DataError."""
+    import pyarrow as pa
+
+    shown, limit = 0, _limit_of_parquet(path)
+    try:
+        for batch in _open_arrow(path):
+            batch.validate(full=True)  # a place beyond the file would end the process
+            shown += _count_bytes(batch)
+            _check_unpacked(path, shown, limit)
+            yield batch
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: can't be read: {one_line(error)}") from error
+
+
+def _open_arrow(path: Path) -> Any:
     import pyarrow as pa
 
     _check_file(path)

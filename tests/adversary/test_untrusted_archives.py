@@ -1,12 +1,15 @@
 """A table or an archive of any kind is read within limits, or refused in one line: no bomb, no pipe, no way out."""
 
+import contextlib
 import gzip
 import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from support import records, unpacking
@@ -29,6 +32,7 @@ from tests.adversary.hostile_archives import (
 from tests.adversary.hostile_pictures import picture
 from tests.adversary.test_untrusted_pictures import spent
 from trainers.config.data import InstructionSource
+from trainers.data.embedded import read_records as read_records_of_pairs
 from trainers.data.pair_formats import read_pairs
 from trainers.vlfeedback.sources import open_source
 
@@ -184,3 +188,31 @@ def test_preference_data_leave_out_what_a_zip_may_not_show(tmp_path: Path) -> No
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairs = list(read_pairs(tmp_path / "pairs.jsonl", None, "trl"))
     assert [not pair.images[0].problem for pair in pairs] == [True, False, False, False, False]
+
+
+# What `datasets` saved.
+
+
+def write_arrow(path: Path) -> bytes:
+    rows = [{"images": [{"bytes": PNG[:64], "path": None}], "prompt": "q", "chosen": "a cat", "n": [1] * 9}] * 9
+    table = pa.Table.from_pylist(rows)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("read_all", (read, read_records_of_pairs), ids=("records", "pairs"))
+def test_places_beyond_an_arrow_file_end_no_process(read_all: Callable[[Path], Iterator[Any]], tmp_path: Path) -> None:
+    path = tmp_path / "data.arrow"
+    whole = write_arrow(path)
+    assert len(list(read_all(path))) == 9
+
+    def read_torn() -> None:
+        for at in range(len(whole) // 3 // 4 * 4, len(whole), 4):
+            for places in (b"\xff\xff\xff\x7f", b"\0\0\0\x80"):
+                path.write_bytes(whole[:at] + places + whole[at + 4 :])
+                with contextlib.suppress(DataError):
+                    list(read_all(path))
+
+    megabytes, _ = spent(read_torn)
+    assert megabytes < MEGABYTES

@@ -28,9 +28,9 @@ from support.records import (
     TEXT,
     Incomplete,
     Record,
-    open_arrow,
     open_parquet,
     read,
+    read_arrow,
     read_at,
     read_lines,
     suffix,
@@ -113,7 +113,7 @@ def _read_rows(path: Path) -> Iterator[Record]:
     import pyarrow as pa
 
     try:
-        batches = open_arrow(path) if path.suffix == ARROW else open_parquet(path).iter_batches(batch_size=ROWS)
+        batches = read_arrow(path) if path.suffix == ARROW else open_parquet(path).iter_batches(batch_size=ROWS)
         for batch in batches:
             for start in range(0, batch.num_rows, ROWS):
                 yield from batch.slice(start, ROWS).to_pylist()
@@ -136,7 +136,7 @@ class _Table:
         self._open: dict[str, tuple[int, int, Iterator[Any]]] = {}
         """Column -> a row group, its next row, and the batches from there to its end."""
         if path.suffix == ARROW:
-            self._batches = list(open_arrow(path))  # these stay in the file
+            self._batches = list(read_arrow(path))  # these stay in the file
             sizes = [batch.num_rows for batch in self._batches]
         else:
             self._file = open_parquet(path)
