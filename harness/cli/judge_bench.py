@@ -140,11 +140,12 @@ def _ask(
     from harness.judge_bench.results import Result
     from support.stages import Stages
     from tasks.judges.ledger import now
+    from tasks.pairs.protocol import digest_of
 
     with Stages():
         compared = ask_judge(bench, pairs, rater, **words)
     client = getattr(rater, "client", None)
-    settings = {"prompts": "the authors'" if words["official_prompts"] else "ours", **facts}
+    settings = {"prompts": "the authors'" if words["official_prompts"] else "ours", "pairs": digest_of(pairs), **facts}
     settings |= {"samples": str(words["samples"]), "seed": str(words["seed"])}
     if client is not None:
         rater.tell_reuse(bench.name)
@@ -206,6 +207,7 @@ def _score_reward(
     from harness.models.provenance import digest_of_model
     from support.stages import Stages
     from tasks.judges.ledger import now
+    from tasks.pairs.protocol import digest_of
 
     policy, reference = map(fetch, specs)
     settings = {"reference": reference.name, "batch size": str(batch_size), **facts}
@@ -215,8 +217,9 @@ def _score_reward(
     for bench, own in pairs:
         with Stages():
             compared = score_pairs(own, policy=policy, reference=reference, out=out, batch_size=batch_size)
-        facts = {"judge": f"reward of {policy.name}", "bench": bench.name, "created": now()}
-        results.append(Result(**facts, settings=settings, compared=tuple(compared)))
+        named = {"judge": f"reward of {policy.name}", "bench": bench.name, "created": now()}
+        own_settings = {**settings, "pairs": digest_of(own)}
+        results.append(Result(**named, settings=own_settings, compared=tuple(compared)))
     return results
 
 

@@ -46,7 +46,7 @@ class Figures:
     """How good a judge, or a model's reward, is."""
 
     accuracy: tuple[Figure, ...]
-    """By the official rule: overall, the mean over categories, each category."""
+    """By the official rule: overall, the mean over categories, each category, some categories together."""
     beside: tuple[Figure, ...]
     """Of both orders; empty for a reward, which knows no order."""
     pairs: int
@@ -82,8 +82,8 @@ def figures_of(bench: PairBench, compared: Sequence[Compared]) -> Figures:
     macro = [_figure(MACRO, records, _macro(names), len(counted))] if bench.macro else []
     parts = [
         _figure(name, own, _ACCURACY, sum(record["counted"] for record in own))
-        for name in names
-        if (own := [record for record in records if record["category"] == name])
+        for name, members in {**{name: (name,) for name in names}, **bench.groups}.items()
+        if (own := [record for record in records if record["category"] in members])
     ]
     reasons = tuple(one.reason for one in compared if one.reason)
     return Figures(

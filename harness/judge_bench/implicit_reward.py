@@ -170,7 +170,7 @@ class _Reader:
         """The log-probabilities of some pairs; one that can't be read costs itself alone."""
         try:
             return list(self._compute(pairs))
-        except (OSError, TrainingError) as error:
+        except (OSError, TrainingError, torch.OutOfMemoryError) as error:
             if len(pairs) == 1:
                 return [FailedAnswer(one_line(error))]
         return [found for pair in pairs for found in self.read([pair])]

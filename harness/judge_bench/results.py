@@ -101,7 +101,7 @@ class Result:
         found = self.figures
         counts = [f"{found.pairs} pairs"]
         if found.lost:
-            counts.append(f"{found.lost} without a score ({grouped(found.reasons)})")
+            counts.append(f"{found.lost} without a score ({cell(grouped(found.reasons))})")
         if found.unread:
             what = "decided by the official coin" if bench_of(self.bench).guesses else "left out"
             counts.append(f"{found.unread} without a verdict that can be read, {what}")

@@ -138,6 +138,7 @@ BENCH: Final = PairBench(
     guesses=True,
     macro=False,
     categories=CATEGORIES,
+    groups={"reasoning": CATEGORIES[3:5], "safety": CATEGORIES[5:7]},
     published=tuple(
         PublishedJudge(model=model, source=SOURCE, scores=dict(zip(_NAMES, scores, strict=True)))
         for model, scores in _LEADERBOARD.items()

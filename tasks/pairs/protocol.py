@@ -5,8 +5,10 @@ by the benchmark's official protocol; it is also asked in the other order, so th
 found out.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from tasks.judges.protocol import Sampling
@@ -74,9 +76,17 @@ class PairBench:
     """Whether the mean over categories is reported beside the mean over pairs."""
     categories: Sequence[str] = ()
     """In the order in which they are shown; others come behind."""
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Several categories together under one name, as others report them."""
     published: Sequence[PublishedJudge] = ()
     note: str = ""
     """What to know before holding a score against published ones."""
+
+
+def digest_of(pairs: Sequence[Pair]) -> str:
+    """A digest of what is asked and what counts as right."""
+    texts = json.dumps([asdict(pair) for pair in pairs], sort_keys=True)
+    return hashlib.sha256(texts.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def with_unique_ids(ids: Sequence[str]) -> list[str]:
