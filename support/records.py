@@ -357,7 +357,16 @@ def _count_bytes(batch: Any) -> int:
     return sum(column.nbytes for column in columns)
 
 
-def _check_unpacked(path: Path, shown: int, limit: int) -> None:
+def unpack(file: Any, path: Path | str, limit: int) -> Iterator[Record]:
+    """The records of an open ParquetFile; DataError once their cells are over `limit` bytes."""
+    shown = 0
+    for batch in file.iter_batches(batch_size=BATCH):
+        shown += _count_bytes(batch)
+        _check_unpacked(path, shown, limit)
+        yield from batch.to_pylist()
+
+
+def _check_unpacked(path: Path | str, shown: int, limit: int) -> None:
     if shown > limit:
         raise DataError(f"{path}: unpacks to over {limit:,} bytes, {MAX_EXPANSION} times its size")
 
@@ -396,12 +405,8 @@ def read_parquet(path: Path) -> Iterator[Record]:
     """The records of a parquet file of any name."""
     import pyarrow as pa
 
-    file, shown, limit = open_parquet(path), 0, _limit_of_parquet(path)
     try:
-        for batch in file.iter_batches(batch_size=BATCH):
-            shown += _count_bytes(batch)
-            _check_unpacked(path, shown, limit)
-            yield from batch.to_pylist()
+        yield from unpack(open_parquet(path), path, _limit_of_parquet(path))
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: can't be read: {one_line(error)}") from error
 

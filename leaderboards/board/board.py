@@ -41,8 +41,13 @@ from leaderboards.board.entry import (
     to_json,
 )
 from leaderboards.board.sample import Sample, from_parquet, to_parquet
-from support.files import atomic_write, folder_lock, place
+from support.files import atomic_write, folder_lock, place, read_regular
 from support.parsing import parse_json
+
+MAX_RUN: Final = 64 << 20
+"""Bytes of a run's JSON; a hundred tasks take a few hundred thousand."""
+MAX_LOG: Final = 1 << 30
+"""Bytes of a log."""
 
 
 class Board:
@@ -221,7 +226,7 @@ def _document(run: str, entries: Sequence[Entry], log: bytes | None) -> bytes:
 def read_run(path: Path, *, named: bool = False) -> Run:
     """A run's file, strictly: ValueError names what is wrong; `named`: it must have the run's name, as on a board."""
     try:
-        data = parse_json(path.read_bytes(), object_pairs_hook=_unique)
+        data = parse_json(_read_file(path, MAX_RUN), object_pairs_hook=_unique)
         if isinstance(data, dict) and data.get("schema") != SCHEMA_VERSION:
             raise ValueError(f"schema must be {SCHEMA_VERSION}, not {data.get('schema')!r}")
         data = members(data, {"schema", "run", "samples", "entries"})
@@ -246,7 +251,7 @@ def read_run(path: Path, *, named: bool = False) -> Run:
 
 def read_log(path: Path, run: Run, written: Path) -> list[Sample]:
     """The log of the run that the file `written` holds; ValueError if what is at `path` is another one."""
-    data = path.read_bytes()
+    data = _read_file(path, MAX_LOG)
     if hashlib.sha256(data).hexdigest() != run.samples:
         raise ValueError(f"{path.name}: not the samples that {written.name} was computed from (its digest differs)")
     samples = from_parquet(data)
@@ -256,6 +261,14 @@ def read_log(path: Path, run: Run, written: Path) -> list[Sample]:
                 f"{path.name}: sample {sample.id!r} of {sample.task} is of run {sample.run!r}, not {run.run!r}"
             )
     return samples
+
+
+def _read_file(path: Path, most: int) -> bytes:
+    """ValueError for a file that is larger than any of a board; OSError, at once, for a device or a pipe."""
+    try:
+        return read_regular(path, most)
+    except OverflowError as error:
+        raise ValueError(f"{path.name}: {error}") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

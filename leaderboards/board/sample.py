@@ -12,9 +12,11 @@ as each metric has its own fields. Metrics with the same record share it: [{"met
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Final
 
+from support.errors import DataError, one_line
 from support.parsing import parse_json
+from support.records import unpack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,11 @@ _COLUMNS = tuple(field.name for field in fields(Sample))
 
 _OPTIONAL = ("answer", "reply", "image_digest", "repeats", "reason", "document")
 
+MAX_SAMPLES: Final = 1_000_000
+"""Of one log: a few bytes of a file may stand for any number of rows."""
+MAX_UNPACKED: Final = 1 << 30
+"""Bytes of one log's cells."""
+
 _LATER = 5  # the last columns, which logs of earlier versions lack
 
 
@@ -94,13 +101,18 @@ def from_parquet(data: bytes) -> list[Sample]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(pa.BufferReader(data))
-    if tuple(table.column_names) not in [_COLUMNS[: len(_COLUMNS) - lacking] for lacking in range(_LATER + 1)]:
-        raise ValueError(f"columns must be {', '.join(_COLUMNS)}, not {', '.join(table.column_names)}")
     try:
-        return _drop_unrated([_sample(row) for row in table.to_pylist()])
+        file = pq.ParquetFile(pa.BufferReader(data))
+        names = file.schema_arrow.names
+        if tuple(names) not in [_COLUMNS[: len(_COLUMNS) - lacking] for lacking in range(_LATER + 1)]:
+            raise ValueError(f"columns must be {', '.join(_COLUMNS)}, not {', '.join(names)}")
+        if file.metadata.num_rows > MAX_SAMPLES:
+            raise ValueError(f"{file.metadata.num_rows:,} samples are over the limit of {MAX_SAMPLES:,}")
+        return _drop_unrated([_sample(row) for row in unpack(file, "samples", MAX_UNPACKED)])
     except RecursionError:
         raise ValueError("records or repeats are nested too deep") from None
+    except (pa.ArrowException, DataError) as error:
+        raise ValueError(one_line(error)) from None
 
 
 def _drop_unrated(samples: list[Sample]) -> list[Sample]:
