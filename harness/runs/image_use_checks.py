@@ -356,7 +356,8 @@ class ImageUseChecks:
         """What `to_json` gave."""
         seen = dict(data["seen"])
         seen["accuracy"] = {view: tuple(values) for view, values in seen["accuracy"].items()}
-        seen["verdicts"] = {view: PairedTest(**verdict) for view, verdict in seen["verdicts"].items()}
+        # The share of pairs that are told apart has no guards; JSON has a list in place of the empty tuple.
+        seen["verdicts"] = {view: PairedTest(**verdict | {"guards": ()}) for view, verdict in seen["verdicts"].items()}
         return ImageUseChecks(
             use=ImageUse(**seen),
             held_out=data["held_out"],
