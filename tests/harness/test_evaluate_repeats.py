@@ -90,7 +90,7 @@ def test_a_rating_that_failed_in_a_later_round_is_absent_there_and_its_sample_is
     server: Any, judged: Callable[..., Evaluation]
 ) -> None:
     server.reply = lambda prompt: "Rating: 4"
-    server.faults = [None] * 6 + [None, "refusal", None, "filter"]
+    server.faults = [None] * 6 + [None, "refusal", None, "status:400"]
     evaluation = judged("A cat.")
     found = headline(evaluation)
     assert (found.samples, found.unscored, found.failed, found.value) == (6, 2, 0, 4.0)
@@ -100,8 +100,8 @@ def test_a_rating_that_failed_in_a_later_round_is_absent_there_and_its_sample_is
     assert all(sample.records for sample in evaluation.samples)
     asked = len(server.answered)
     again = judged("A cat.")
-    assert headline(again).unscored == 0
-    assert len(server.answered) == asked + 2  # only what got no reply is asked again
+    assert headline(again).unscored == 1
+    assert len(server.answered) == asked + 1  # what got no reply; the refusal was paid for
 
 
 def test_a_round_that_got_no_rating_at_all_gives_no_interval_and_no_zero(
