@@ -103,8 +103,8 @@ class Result:
         if found.lost:
             counts.append(f"{found.lost} without a score ({cell(grouped(found.reasons))})")
         if found.unread:
-            what = "decided by the official coin" if bench_of(self.bench).guesses else "left out"
-            counts.append(f"{found.unread} without a verdict that can be read, {what}")
+            coin, vote = "a verdict, decided by the official coin", "a majority of verdicts for either answer, left out"
+            counts.append(f"{found.unread} without {coin if bench_of(self.bench).guesses else vote}")
         if any(one.rewards for one in self.compared):
             counts.append(f"{found.ties} ties, which count as half")
         settings = "; ".join(f"{line(name)}: {line(value)}" for name, value in self.settings.items())

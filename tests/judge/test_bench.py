@@ -210,6 +210,40 @@ def test_a_result_is_read_again(server: Any, tmp_path: Path, capsys: pytest.Capt
     assert "is no result of harness judge bench: 'compared'" in capsys.readouterr().err
 
 
+def test_batches_are_asked_alike(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.reply = lambda prompt: "Overall Judgment: Answer 2 is better."
+    where = ["--judge-url", server.url, "--ledger", str(tmp_path / "l.sqlite"), "--out", str(tmp_path)]
+    arguments = ["judge", "bench", JUDGE, *where, "--limit", "10", "--samples", "3", "--judge-batch"]
+    _, found = benched(capsys, arguments)
+    assert (found[FOLLOWS], found[FIRST], len(server.log)) == (100.0, 0.0, 40)
+    benched(capsys, arguments)
+    assert len(server.log) == 40
+
+
+def test_a_structured_judge_is_another_result(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.reply = lambda prompt: "Overall Judgment: Answer 2 is better."
+    result, found = benched(capsys, command(server, tmp_path, "--limit", "5", "--judge-set", "structured=true"))
+    assert result["settings"]["structured"] == "true"
+    assert (found[FOLLOWS], result["unread"]) == (100.0, 0)
+
+
+def test_thoughts_decide_nothing(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    thoughts = "<think>Overall Judgment: Answer 1 is better.</think>"
+    server.answer = completing(lambda request: f"{thoughts}Overall Judgment: Answer 2 is better.")
+    _, found = benched(capsys, command(server, tmp_path, "--limit", "5"))
+    assert (found[FOLLOWS], found[FIRST]) == (100.0, 0.0)
+    server.answer = completing(lambda request: thoughts)
+    result, _ = benched(capsys, command(server, tmp_path / "other", "--limit", "5"), code=4)
+    assert result["lost"] + result["unread"] == 5
+
+
+def test_a_key_that_is_refused_ends_the_run(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.answer = lambda request: (401, {"error": {"message": "wrong key", "code": "invalid_api_key"}})
+    assert run(command(server, tmp_path)) == 1
+    assert len(server.log) <= 16
+    assert not list(tmp_path.glob("scenes-*"))
+
+
 def write_multimodal(folder: Path, count: int) -> Path:
     rows = []
     for number in range(count):

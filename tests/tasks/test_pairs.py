@@ -1,12 +1,18 @@
 """Benchmarks of judges: official rules of reading a reply, prompts, and the published data in their own forms."""
 
+import base64
+import csv
+import io
 import json
 import random
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -151,6 +157,52 @@ def test_vl_rewardbench_is_read_from_the_authors_table(tmp_path: Path, with_fold
     assert len({pair.image for pair in pairs}) == 4
     with pytest.raises(BenchmarkDataError, match="4 rows, the benchmark 1250"):
         vlrb.read({"vl_rewardbench": str(file)}, False)
+
+
+def png(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tsv(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """As VLMEvalKit has it: lists as text, pictures as base64, other names."""
+    names = {"id": "index", "query": "question", "human_ranking": "answer"}
+    with (folder / "vl.tsv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [names.get(name, name) for name in rows[0]], delimiter="\t")
+        writer.writeheader()
+        for row in rows:
+            cells = {**row, "image": base64.b64encode(row["image"]).decode()}
+            writer.writerow({names.get(name, name): str(cell) for name, cell in cells.items()})
+    return folder / "vl.tsv"
+
+
+def write_parquet(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """As the hub has it: pictures as structs, no category."""
+    table = [{**row, "image": {"bytes": row["image"], "path": None}} for row in rows]
+    columns = {name: [row[name] for row in table] for name in table[0] if name != "category"}
+    pq.write_table(pa.table(columns), folder / "test.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("write", (write_tsv, write_parquet))
+def test_vl_rewardbench_is_read_from_other_public_tables(tmp_path: Path, write: Callable[..., Path]) -> None:
+    ids = ["RLHF-V-1", "mmmu_pro_test_3", "WildVision-9"]
+    answers = [["it's one", 'the "other"'], ["a", "b"], ["c", "d"]]
+    rows = [
+        {"id": id, "query": "What?", "response": both, "human_ranking": [place % 2, 1 - place % 2], "image": png(place)}
+        for place, (id, both) in enumerate(zip(ids, answers, strict=True))
+    ]
+    for row, category in zip(rows, ("Hallucination", "Reasoning", "General"), strict=True):
+        row["category"] = category
+    pairs = vlrb.read({"vl_rewardbench": str(write(tmp_path, rows))}, True)
+    assert [pair.category for pair in pairs] == ["hallucination", "reasoning", "general"]
+    assert [(pair.id, pair.chosen, pair.rejected) for pair in pairs] == [
+        (ids[0], "it's one", 'the "other"'),
+        (ids[1], "b", "a"),
+        (ids[2], "c", "d"),
+    ]
+    assert len({pair.image for pair in pairs}) == 3
 
 
 @pytest.mark.parametrize("ranking", ([0, 0], [1, 2], "best", None, [0]))
