@@ -83,6 +83,8 @@ class _Folder:
     """Names are paths below it, first of all."""
     called: tuple[str, ...] = ()
     """Its path as the user wrote it, where that goes by a link: names may end in this one, too."""
+    within: Path | None = None
+    """The folder of the data that it is a part of, resolved: links may lead to anything in that. None: it is that."""
     named: bool = False
     """The user names it as the folder of pictures: `images/...` in a row may mean it."""
 
@@ -101,7 +103,7 @@ class _Folder:
 
         def resolve(path: str) -> tuple[Path, bool]:
             folder = resolve_folder(self.root / path)
-            return folder, folder.is_relative_to(self.root)
+            return folder, folder.is_relative_to(self.within or self.root)
 
         return lru_cache(maxsize=4096)(resolve)
 
@@ -115,7 +117,7 @@ class _Folder:
             if stat.S_ISLNK(about.st_mode):
                 target = place.resolve(strict=True)
                 about = target.lstat()
-                if target.is_relative_to(self.root):
+                if target.is_relative_to(self.within or self.root):
                     place = target
                 elif not (self._blobs and target.is_relative_to(self._blobs)):
                     inside = False
@@ -339,7 +341,7 @@ def _places_below(folder: Path, *, named: bool = False) -> list[_Folder | _Zip]:
     # what it holds.
     real = [path for name in BESIDE if (path := root / name).is_dir() and path.resolve() == path]
     found: list[_Folder | _Zip] = [_Folder(root, called=folder.absolute().parts, named=named)]
-    found += [_Folder(path, base=False) for path in real]
+    found += [_Folder(path, base=False, within=root) for path in real]
     return found + [_zip(path) for name in BESIDE if (path := root / f"{name}.zip").is_file()]
 
 

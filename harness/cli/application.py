@@ -62,6 +62,7 @@ def _run(given: list[str]) -> int:
     try:
         set_up_logging()
         _check_folder()
+        _check_home()
         # Another program's options, behind `lm-eval`, are its own.
         words = given if command == "lm-eval" else complete_options(given)
         result = app(words, prog_name="harness", standalone_mode=False, obj=given)
@@ -100,6 +101,12 @@ def _check_folder() -> None:
         os.getcwd()
     except OSError:
         raise UsageError("the current folder is not there any more; change to one that is") from None
+
+
+def _check_home() -> None:
+    """UsageError where libraries would find no folder to keep anything in, as with a container's own user."""
+    if os.path.expanduser("~") == "~":
+        raise UsageError(f"HOME is not set, and the system knows no home of user {os.getuid()}; set HOME to a folder")
 
 
 def _is_reader_gone() -> bool:

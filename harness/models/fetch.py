@@ -109,6 +109,7 @@ def _download(spec: ModelSpec) -> Path:
 
     size = f" (about {spec.gigabytes:g} GB)" if spec.gigabytes else ""
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    option = "--model-path" if spec.adapter is None else BASE_OPTION
     try:
         info = HfApi().model_info(spec.pretrained, revision=spec.revision, timeout=10)
         wanted = _wanted([sibling.rfilename for sibling in info.siblings or []], code=spec.remote_code)
@@ -120,7 +121,7 @@ def _download(spec: ModelSpec) -> Path:
         gated = "is gated for you: accept its licence on its page and set HF_TOKEN"
         why = gated if isinstance(error, GatedRepoError) else "is not there"
         raise MissingWeights(
-            f"{spec.name}: {spec.pretrained} on the Hugging Face hub {why}; or name a copy by --model-path"
+            f"{spec.name}: {spec.pretrained} on the Hugging Face hub {why}; or name a copy by {option}"
         ) from None
     except (OfflineModeIsEnabled, HfHubHTTPError, httpx2.HTTPError, OSError, *_NO_DESCRIPTION) as error:
         there = in_cache(spec)
@@ -132,7 +133,7 @@ def _download(spec: ModelSpec) -> Path:
         raise MissingWeights(
             f"{spec.name}: needs {spec.pretrained}{size} from the Hugging Face hub, which is not in HF_HOME ({home}), "
             f"and {why}; get it where there is a network (hf download {spec.pretrained}), or name a copy by "
-            "--model-path FOLDER"
+            f"{option} FOLDER"
         ) from None
 
 

@@ -110,3 +110,13 @@ def test_help_names_every_command() -> None:
     for command in ("eval", "train-then-eval", "train", "leaderboard", "check", "models", "tasks"):
         assert f" {command} " in done.stdout
     assert "\x1b[" not in done.stdout
+
+
+def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def find_nobody(user: int) -> None:
+        raise KeyError(user)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", find_nobody)
+    assert cli.run(["models"]) == 2
+    assert "HOME is not set, and the system knows no home of user" in capsys.readouterr().err

@@ -276,6 +276,9 @@ def test_silkie_without_weights_or_network_is_one_line(
     for part in ("MMInstruction/Silkie", "19.3 GB", "HF_HOME", "--model-path", "hf download"):
         assert part in line
     assert not (tmp_path / "run").exists()
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "Qwen/Qwen-VL-Chat"}))
+    with pytest.raises(MissingWeights, match=r"needs Qwen/Qwen-VL-Chat .* name a copy by --model-base FOLDER"):
+        fetch(find(str(tmp_path)))
 
 
 def test_a_model_that_needs_conversion_says_so() -> None:

@@ -429,3 +429,14 @@ def test_any_name_gives_a_picture_of_that_file_name_or_a_problem(tree: Path, nam
         if found.file is not None:
             assert found.file.is_relative_to(tree)
             assert found.file.stem == Path(name.strip().replace("\\", "/")).stem
+
+
+def test_a_link_between_the_folders_of_the_data_is_followed(tmp_path: Path) -> None:
+    for folder in ("data/images", "data/pool", "away"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / folder / f"{Path(folder).name}.png")
+    (tmp_path / "data/images/x.png").symlink_to("../pool/pool.png")
+    (tmp_path / "data/images/y.png").symlink_to("../../away/away.png")
+    index = ImageIndex.of(tmp_path / "data")
+    assert index.find("x.png").open().size == (4, 4)
+    assert index.find("y.png").problem == OUTSIDE
