@@ -70,6 +70,7 @@ class Store:
             self._db = _connect(path)
             try:
                 _write_ahead(self._db)
+                self._file, self._process = _identify_file(path), os.getpid()
                 self._db.execute("PRAGMA synchronous=NORMAL")
                 self._claim()
             except BaseException:
@@ -90,6 +91,10 @@ class Store:
     def run(self, statement: str, *values: Any) -> list[Row]:
         """The rows of one statement, which is on disk when it returns. Text may hold half a surrogate pair."""
         with self._lock, self._telling():
+            if os.getpid() != self._process:  # SQLite's connections don't outlive a fork
+                raise OSError("a process that was forked uses its parent's; open it anew")
+            if _identify_file(self.path) != self._file:  # what is written to a file without a name is lost
+                raise OSError("it was removed or replaced while it was in use")
             return _execute(self._db, statement, values).fetchall()
 
     @contextmanager
@@ -268,6 +273,14 @@ def _is_ours(db: sqlite3.Connection, schema: Schema, mark: int, version: int, ta
         return True
     known = bool(schema.before) and not (mark or version)
     return known and all(set(names) <= _read_columns(db, table) for table, names in schema.before.items())
+
+
+def _identify_file(path: Path) -> tuple[int, int] | None:
+    """Which file stands under this name; None: there is none."""
+    with suppress(FileNotFoundError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _read_identity(db: sqlite3.Connection) -> tuple[int, int, set[str]]:

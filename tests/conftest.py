@@ -54,6 +54,8 @@ class Server:
         self.spoil: Callable[[int, dict[str, Any]], Any] | None = None
         """Gives, for a line of a batch's output and its place, what is written instead: a row, text or bytes."""
         self.lists_batches = True
+        self.has_more = False
+        """Whether the list of batches never ends."""
         self.upload_delay = self.create_delay = 0.0
         """Seconds before these are answered, once they are done."""
         self.loop = asyncio.new_event_loop()
@@ -141,7 +143,8 @@ class Server:
         return web.json_response(facts | {"filename": "q.jsonl", "purpose": "batch", "status": "processed"})
 
     async def _content(self, request: web.Request) -> web.Response:
-        return web.Response(body=self.files[request.match_info["id"]])
+        data = self.files.get(request.match_info["id"])
+        return error(404, "No such file", None) if data is None else web.Response(body=data)
 
     async def _batch(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -157,12 +160,14 @@ class Server:
             return error(404, "Not found", None)
         names = list(reversed(self.batches))
         after = request.query.get("after")
-        names = names[names.index(after) + 1 :] if after else names
+        names = names[names.index(after) + 1 :] if after and not self.has_more else names
         page = [self._shown(name) for name in names[:2]]
-        return web.json_response({"object": "list", "data": page, "has_more": len(names) > 2})
+        return web.json_response({"object": "list", "data": page, "has_more": self.has_more or len(names) > 2})
 
     async def _state(self, request: web.Request) -> web.Response:
         name = request.match_info["id"]
+        if name not in self.batches:
+            return error(404, f"No batch found with id {name}", None)
         batch = self.batches[name]
         batch["polls"] += 1
         if batch["polls"] >= self.polls and batch["status"] == "in_progress":

@@ -53,6 +53,8 @@ NONE_IN_A_BATCH: Final = "no reply in a batch"
 ENDED: Final = ("completed", "failed", "expired", "cancelled")
 OUR_NAME: Final = "harness"
 """The field of a batch's metadata that has our own name for it."""
+MOST_LISTED: Final = 100_000
+"""Batches of a server's list that are looked through."""
 SETTLED: Final = 10.0
 """Seconds after which a server's list has a batch that was made."""
 OF_SINGLE_CALLS: Final = (
@@ -238,12 +240,7 @@ class BatchJudge(OpenAIJudge):
         try:
             name = await _find_in_list(connection, batch.id)
         except _NoListError as error:
-            if self.settings.retry_unread:
-                log.warning("%s: %s; its questions are asked again", self.model, error)
-                batches.close(batch.id)
-                return True
-            for key in set(batch.keys) & missing.keys():
-                self._lose(missing.pop(key), PermanentError(f"{error}; --judge-set retry_unread=true asks again"))
+            self._give_up(batch, missing, str(error))
             return True
         if name is None:
             log.info("%s: a batch of %d questions was not made before; it is now", self.model, len(batch.keys))
@@ -253,15 +250,39 @@ class BatchJudge(OpenAIJudge):
             batches.name(batch.id, name)
         return name is None
 
+    def _give_up(self, batch: OpenBatch, missing: dict[str, Request], why: str) -> None:
+        """Of a batch that may have been paid for nothing can be had: its questions are asked again where the user wants
+        that."""
+        if self.settings.retry_unread:
+            log.warning("%s: %s; its questions are asked again", self.model, why)
+            self.client.ledger.batches.close(batch.id)
+            return
+        keys = set(batch.keys)
+        for key in [key for key, request in missing.items() if not keys.isdisjoint((key, request.before))]:
+            self._lose(missing.pop(key), PermanentError(f"{why}; --judge-set retry_unread=true asks again"))
+
     async def _take_results(self, connection: "AsyncOpenAI", batch: OpenBatch, missing: dict[str, Request]) -> None:
         """Wait for a batch and take over what it did; requests that got a reply, or never will, leave `missing`."""
-        state = await self._wait_for(connection, batch)
+        from openai import NotFoundError
+
+        try:
+            state = await self._wait_for(connection, batch)
+        except NotFoundError:
+            self._give_up(batch, missing, f"it was in the batch {batch.name}, which the server does not know")
+            return
         lines: dict[str, Line] = {}
         damaged = 0
         for file in (state.output_file_id, state.error_file_id):
-            if file is not None:
-                found, bad = read_lines(await (await connection.files.content(file)).aread(), batch.keys)
-                lines, damaged = found | lines, damaged + bad
+            if file is None:
+                continue
+            try:
+                data = await (await connection.files.content(file)).aread()
+            except NotFoundError:  # servers remove files after a while
+                log.warning("%s: the server has no file %s of the batch %s", self.model, file, batch.name)
+                damaged += 1
+                continue
+            found, bad = read_lines(data, batch.keys)
+            lines, damaged = found | lines, damaged + bad
         if damaged:
             log.warning("%s: %d lines of the batch %s can't be read", self.model, damaged, batch.name)
         requests = {key: request for request in missing.values() for key in (request.key, request.before)}
@@ -332,8 +353,12 @@ async def _find_in_list(connection: "AsyncOpenAI", ours: str) -> str | None:
     """What the server calls the batch that has our name; None: there is none. _NoListError."""
     from openai import APIStatusError
 
+    seen: set[str] = set()
     try:
         async for made in connection.batches.list(limit=100):
+            if made.id in seen or len(seen) >= MOST_LISTED:
+                raise _NoListError("it may be in a batch, and the server's list of batches has no end")
+            seen.add(made.id)
             if isinstance(made.metadata, Mapping) and made.metadata.get(OUR_NAME) == ours:
                 return str(made.id)
     except APIStatusError as error:

@@ -235,7 +235,8 @@ class _Round:
             return kept
         if (body := client.kept_body(request.key)) is not None:
             return _text_of(client.read_body(body, request, self.read))
-        if (batch := self.ledger.batches.of(request.key)) is not None and not client.settings.retry_unread:
+        batch = self.ledger.batches.of(request.key, request.before)
+        if batch is not None and not client.settings.retry_unread:
             raise TransientError(f"in a batch on its way ({batch}): --judge-batch waits for it")
         return await self._ask_until_reply(connection, request, token)
 

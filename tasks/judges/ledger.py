@@ -31,6 +31,8 @@ from tasks.judges.claims import Claims
 from tasks.judges.open_batches import OpenBatches
 from tasks.judges.paid_bodies import PaidBodies
 
+MOST: Final = 2**53
+"""What no count, price or time of an export comes to."""
 LEDGER: Final = Path("runs") / "ledger.sqlite"
 
 SCHEMA: Final = Schema(
@@ -330,6 +332,10 @@ def _key_of_replaced(call: Call) -> str:
     return hashlib.sha256(f"{call.key} before {call.created} {uuid.uuid4()}".encode()).hexdigest()
 
 
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MOST
+
+
 def _read_call(line: str, where: str) -> Call:
     """A call from a line of an export; StoreError."""
     try:
@@ -341,8 +347,9 @@ def _read_call(line: str, where: str) -> Call:
     row = {name: row.get(name, _DEFAULTS[name]) for name in _COLUMNS}
     texts = all(isinstance(row[field.name], str) for field in fields(Call) if field.type is str)
     may_be_unknown = ("prompt_tokens", "completion_tokens", "price")
-    numbers = all(row[name] is None or isinstance(row[name], (int, float)) for name in may_be_unknown)
-    numbers = numbers and all(isinstance(row[name], int) for name in ("batch", "estimated"))
+    numbers = all(row[name] is None or _is_amount(row[name]) for name in may_be_unknown)
+    numbers = numbers and _is_amount(row["latency"]) and _is_amount(row["attempts"]) and row["attempts"] % 1 == 0
+    numbers = numbers and all(row[name] in (0, 1) for name in ("batch", "estimated"))
     if not (texts and numbers and len(row["key"]) == 64):
         raise StoreError(f"{where}: a field has the wrong type")
     return Call(**row)

@@ -68,6 +68,11 @@ class OpenBatches:
 
     def __init__(self, store: Store, claims: Claims) -> None:
         self.store, self.claims = store, claims
+        if store.run("SELECT 1 FROM batches WHERE name IS NULL LIMIT 1"):  # of versions that knew no table `batched`
+            store.run(
+                "INSERT OR IGNORE INTO batched SELECT value, batches.id FROM batches, json_each(keys)"
+                " WHERE name IS NULL AND json_valid(keys)"
+            )
 
     def open(
         self,
@@ -121,9 +126,10 @@ class OpenBatches:
         """Whether nobody has collected it yet."""
         return bool(self.store.run("SELECT 1 FROM batches WHERE id = ?", batch))
 
-    def of(self, key: str) -> str | None:
-        """The open batch that a question is in, or None."""
-        return next((str(batch) for (batch,) in self.store.run("SELECT batch FROM batched WHERE key = ?", key)), None)
+    def of(self, key: str, before: str) -> str | None:
+        """The open batch that a question is in, or None; `before`: its key in versions before."""
+        found = self.store.run("SELECT batch FROM batched WHERE key IN (?, ?)", key, before)
+        return next((str(batch) for (batch,) in found), None)
 
     def close(self, batch: str) -> None:
         """Keep that a batch was collected, or never came to be."""
