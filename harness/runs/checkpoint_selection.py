@@ -13,6 +13,7 @@ of the metrics, or most of whose answers are empty. Without a base, checkpoints 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,7 +24,7 @@ from leaderboards.board.sample import Sample
 from leaderboards.comparison.paired_logs import match_guards, verdict_of
 from leaderboards.statistics.resampling import Record
 from leaderboards.statistics.verdict import PairedTest, adjusted, guard_test
-from support.errors import InputError
+from support.errors import InputError, RecordsError
 from tasks.registry import TaskSpec, registry
 from trainers.config.recipe import PreferenceRecipe
 
@@ -96,9 +97,13 @@ class Scores:
         return [guard.words for guard in map(guard_test, matched) if guard.worse]
 
     def panel(self, base: str, other: str, metrics: Sequence[Metric]) -> dict[str, PairedTest]:
-        """ "task.metric" -> verdict on `other`, Holm-adjusted over those that both have."""
-        verdicts = {".".join(metric): self.verdict(base, other, metric) for metric in metrics}
-        return adjusted({name: verdict for name, verdict in verdicts.items() if verdict is not None})
+        """ "task.metric" -> verdict on `other`, Holm-adjusted over those that both have answers of about one image."""
+        verdicts: dict[str, PairedTest] = {}
+        for metric in metrics:
+            with suppress(RecordsError):  # of each image one side lacks an answer
+                verdict = self.verdict(base, other, metric)
+                verdicts |= {} if verdict is None else {".".join(metric): verdict}
+        return adjusted(verdicts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -186,6 +186,21 @@ def test_a_run_whose_checkpoint_says_less_did_not_become_better(scores: Scores) 
         assert verdict_json(panel["chair.chair_s"])["outcome"].startswith("not better" if words else "better")
 
 
+def test_a_checkpoint_that_fails_at_each_image_somewhere_has_no_verdict(board: Board, tmp_path: Path) -> None:
+    """Its descriptions all failed, its yes and no did not: so does a model that overflows in long answers."""
+    docs = [make_doc("amber", index) for index in range(IMAGES)]
+    question = {"type": "discriminative-hallucination", "truth": "no", "hallu": []}
+    docs += [{**doc, **question, "id": f"q{doc['id']}"} for doc in docs]
+    found = Board(tmp_path / "board")
+    put_answers(found, "base", "amber", base)
+    put_texts(found, "broken", "amber", docs, [FailedAnswer("no finite numbers")] * IMAGES + ["No"] * IMAGES, None)
+    panel = Scores(found).panel("base", "broken", [("amber", "amber_score"), ("amber", "hal")])
+    assert panel == {}
+    outcome: Any = SimpleNamespace(recipe=SimpleNamespace(trainer="dpo"), last="broken", base="base")
+    outcome.verdicts = {"dpo against base": panel}
+    assert unmet(outcome) == "broken is better by none of the panel"
+
+
 def test_everything_that_shows_a_verdict_says_why_it_is_not_better(
     board: Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
