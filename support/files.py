@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from support.errors import StoreError
+from support.errors import InputError, StoreError
 from support.full_disk import naming_full_disk
 from support.parsing import parse_object
 
@@ -55,6 +55,16 @@ def atomic_write(path: Path, data: bytes, move: Callable[[Path, Path], None] = o
 def atomic_write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text that is either there in full or as it was before."""
     atomic_write(path, text.encode("utf-8"))
+
+
+def check_regular_files(folder: Path, patterns: Iterable[str] = ("*", "*/*")) -> None:
+    """InputError for a folder with a pipe, a device or a socket in it: reading that may never end."""
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            with suppress(OSError):  # a link to nothing, which whoever reads it tells of
+                mode = path.stat().st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise InputError(f"{path}: is no regular file")
 
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)

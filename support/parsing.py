@@ -29,8 +29,20 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
 
 
 def parse_toml(data: bytes) -> dict[str, Any]:
-    """The tables of a TOML file in UTF-8, with a byte order mark or not; ValueError."""
-    return dict(_parse(lambda text: tomllib.loads(text.decode("utf-8-sig")), data))
+    """The tables of a TOML file in UTF-8, with a byte order mark or not; ValueError, also for more than 64 bits."""
+    found = dict(_parse(lambda text: tomllib.loads(text.decode("utf-8-sig")), data))
+    _parse(_check_integers, found)
+    return found
+
+
+def _check_integers(value: Any) -> None:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            _check_integers(one)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("an integer has more than 64 bits")
 
 
 def parse_yaml(data: bytes, loader: Any) -> Any:
@@ -40,6 +52,7 @@ def parse_yaml(data: bytes, loader: Any) -> Any:
     found = _parse(lambda text: yaml.load(text.decode("utf-8-sig"), loader), data)
     if _measure(found, {}) > MAX_YAML:
         raise ValueError(f"its aliases stand for more than {MAX_YAML:,} values")
+    _parse(_check_integers, found)
     return found
 
 
@@ -56,7 +69,7 @@ def _measure(value: Any, known: dict[int, int]) -> int:
     return count
 
 
-def _parse(parser: Callable[[Any], Any], text: str | bytes) -> Any:
+def _parse(parser: Callable[[Any], Any], text: Any) -> Any:
     try:
         return parser(text)
     except RecursionError:

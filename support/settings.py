@@ -23,11 +23,16 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from support.errors import SettingError, did_you_mean
 
 T = TypeVar("T")
+
+LARGEST: Final = 2**63 - 1
+"""Of integers in TOML, and of those that other libraries take."""
+LARGEST_SEED: Final = 2**32 - 1
+"""Of numpy's generators."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +104,19 @@ def converted(value: Any, kind: Any, what: str) -> Any:
     try:
         if isinstance(value, bool):
             raise ValueError
-        return kind(value)
-    except (TypeError, ValueError):
+        made = kind(value)
+    except (TypeError, ValueError, OverflowError):
         raise SettingError(f"{what} = {value!r}: must be {_NAMES.get(kind, kind.__name__)}") from None
+    check_integer(what, made)
+    return made
+
+
+def check_integer(what: str, value: object, least: int = -LARGEST, most: int = LARGEST) -> None:
+    """SettingError for an integer out of this range; by default, for one that no machine counts to."""
+    if isinstance(value, int) and not least <= value <= most:
+        if value < least:
+            raise SettingError(f"{what}: must be at least {least}")
+        raise SettingError(f"{what}: must be at most {most}")
 
 
 def _converted_to_first(value: Any, kinds: list[Any], what: str) -> Any:

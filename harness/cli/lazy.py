@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from harness.cli.outputs import check_outputs
 from support.console import set_up_logging
+from support.settings import check_integer
 
 
 @dataclass(frozen=True)
@@ -78,19 +79,22 @@ def load_command(name: str) -> Any:
     command.name = name
     if name != "lm-eval":  # its options are another program's
         _add_verbosity(command)
-        _check_outputs_first(command, name)
+        _check_values_first(command, name)
     return command
 
 
-def _check_outputs_first(command: Any, words: str) -> None:
+def _check_values_first(command: Any, words: str) -> None:
     for name, inner in getattr(command, "commands", {}).items():
-        _check_outputs_first(inner, f"{words} {name}")
+        _check_values_first(inner, f"{words} {name}")
     run = command.invoke
 
     def check_and_run(context: Any) -> Any:
         params = {param.name: param for param in command.params}
         options = {name: param.opts[0] if param.param_type_name == "option" else name for name, param in params.items()}
         given = [name for name in params if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"]
+        for name, value in context.params.items():
+            for one in value if isinstance(value, (list, tuple)) else (value,):
+                check_integer(options[name], one)
         check_outputs(words, context.params, options, given)
         return run(context)
 

@@ -12,7 +12,7 @@ import typer
 
 from harness.cli.setting_options import OptionGroup, check_at_least, parse_pairs, refuse_given
 from support.errors import SettingError
-from support.settings import made, settings_of
+from support.settings import LARGEST_SEED, made, settings_of
 from tasks.judges.addresses import OPENAI, server_of
 from tasks.judges.settings import JudgeSettings
 
@@ -38,7 +38,9 @@ LedgerPath = Annotated[
     Path, typer.Option("--ledger", help="File that keeps every paid judge reply.", envvar="HARNESS_LEDGER")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Random seed; recorded.", envvar="HARNESS_SEED")]
+Seed = Annotated[
+    int | None, typer.Option(min=0, max=LARGEST_SEED, help="Random seed; recorded.", envvar="HARNESS_SEED")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
 MaxFailed = Annotated[
     float,

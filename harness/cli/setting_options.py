@@ -13,7 +13,6 @@ the file, that than the default.
 import dataclasses
 import functools
 import inspect
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -133,11 +132,9 @@ def refuse_given(context: typer.Context, names: Iterable[str], why: str) -> None
 
 
 def check_at_least(option: str, value: float | None, least: int) -> None:
-    """SettingError if the option was given a value below `least`, or a number that no machine counts to."""
+    """SettingError if the option was given a value below `least`."""
     if value is not None and not value >= least:
         raise SettingError(f"{option} {value}: must be at least {least}")
-    if isinstance(value, int) and value > sys.maxsize:
-        raise SettingError(f"{option}: must be at most {sys.maxsize}")
 
 
 def _parameter(name: str, setting: Setting, group: OptionGroup) -> inspect.Parameter:

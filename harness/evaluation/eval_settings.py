@@ -13,6 +13,7 @@ from harness.models.spec import ModelSpec
 from leaderboards.board.board import Board
 from leaderboards.board.earlier_digests import SCHEME, SCHEME_FACT
 from leaderboards.board.entry import SHARES_NOTHING, Entry, without_device
+from support.settings import LARGEST_SEED, check_integer
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
@@ -47,6 +48,9 @@ class EvalSettings:
     """Output of `harness judge calibrate --json` for this judge; entries of judged tasks record it."""
     full_answers: bool = False
     """Do not stop answers early, once the task's parser needs no further tokens."""
+
+    def __post_init__(self) -> None:
+        check_integer("seed", self.seed, 0, LARGEST_SEED)
 
     def facts(self) -> dict[str, str]:
         """The provenance of entries of all tasks."""

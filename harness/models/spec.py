@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from harness.engine.chat_template import ChatTemplate
 from harness.models.base_names import ADAPTER_CONFIG, NamedBase, holds_weights, is_folder, named_base
 from support.errors import InputError, ModelError, did_you_mean
+from support.files import check_regular_files
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Weights that come with the package."""
@@ -190,6 +191,7 @@ def at(spec: ModelSpec, path: Path, base: str | None = None) -> ModelSpec:
 
 def _of_folder(folder: Path, base: str | None = None) -> ModelSpec:
     name = folder.as_posix().rstrip("/")
+    check_regular_files(folder)
     if (folder / "adapter_config.json").is_file():
         return on_base(folder, name, base)
     if (folder / "config.json").is_file():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import InputError, RunError
-from support.files import atomic_write_text, file_lock
+from support.files import atomic_write_text, check_regular_files, file_lock
 from support.full_disk import naming_full_disk
 from support.parsing import parse_json
 from support.processes import rank
@@ -69,6 +69,7 @@ def _release(folder: Path) -> None:
 
 def claim(folder: Path, recipe: "PreferenceRecipe | PretrainingRecipe", limit: int | None = None) -> None:
     """Make the folder this recipe's, with this limit; InputError, with what differs, if it is another's."""
+    check_regular_files(folder, ("*", "*/*", "data/answers/*"))
     path = folder / CLAIM
     wanted: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest, "limit": limit}
     if not path.exists():

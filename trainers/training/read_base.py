@@ -1,6 +1,7 @@
 """Reads a model that training starts from or that is asked: whole, or refused in one line that names what is wrong."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import (
 
 from support.bounded import call_bounded
 from support.errors import HarnessError, ModelError, TrainingError, one_line
+from support.parsing import parse_json
 from trainers.training.checkpoints import what_weights_lack
 from trainers.training.foreign_code import asks_for_code, check_code, refuse_code
 
@@ -26,6 +28,9 @@ CONFIGS: Final = (
     *("config.json", "adapter_config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("preprocessor_config.json", "processor_config.json", "model.safetensors.index.json"),
 )
+MOST_LAYERS: Final = 10_000
+_COUNTS_LAYERS: Final = re.compile(r"(layers?|depths?|experts|blocks|stages)$")
+"""Names of what a configuration has many of, each of which is made."""
 TOKENIZERS: Final = ("tokenizer.json", "*.model", "*.tiktoken", "vocab.json", "vocab.txt")
 
 
@@ -68,6 +73,23 @@ def what_folder_lacks(folder: Path) -> str:
     return "" if tokenizer or is_adapter else f"no tokenizer (none of {', '.join(TOKENIZERS)})"
 
 
+def check_layers(folder: Path, name: str) -> None:
+    """ModelError for a config.json that asks for more layers than any model has: making them would not end."""
+    try:
+        found = parse_json((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return  # whoever reads it says what is wrong with it
+    waiting = [("", found)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += [(key, one) for one in value]
+        elif isinstance(value, (int, float)) and value > MOST_LAYERS and _COUNTS_LAYERS.search(key):
+            raise ModelError(f"{name}: config.json: {key} = {value}: no model has so many")
+
+
 def describe(error: Exception) -> str:
     """What another library's error says, in one line of at most 300 signs; with its class where that says more."""
     words = one_line(error)[:300]
@@ -79,6 +101,7 @@ def reading(name: str, folder: str, what: str = "", *, remote_code: bool = False
     """Inside, what transformers can't read is a ModelError, which names the torn file where there is one; code that the
     user did not allow by `remote_code` is an InputError."""
     check_code(Path(folder), name, remote_code)
+    check_layers(Path(folder), name)
     try:
         yield
     except HarnessError:
