@@ -11,7 +11,7 @@ from support.full_disk import is_full
 
 FOLDERS: Final = (
     *("eval", "train-then-eval", "train", "attention", "vlfeedback build", "vlfeedback annotate", "povid inject"),
-    "models convert-llava",
+    *("models convert-llava", "judge bench"),
 )
 """Commands whose `out` is a folder."""
 PLACES: Final = {

@@ -35,7 +35,7 @@ def put(board: Board, model: str, task: str, records: Records, **changes: Any) -
         value, higher = registry().metric(task, metric)(own), spec.metrics[metric].higher_is_better
         headline = metric == spec.headline
         entries.append(Entry(**usual, metric=metric, value=value, higher_is_better=higher, headline=headline))
-    shared: dict[str, Any] = {"run": run, "task": task, "prompt": "?", "answer": "!", "reply": None}
+    shared: dict[str, Any] = {"run": run, "task": task, "prompt": "?", "answer": "Yes", "reply": None}
     samples = []
     for index in range(count):
         of_one = {metric: own[index] for metric, own in records.items()}

@@ -84,7 +84,7 @@ def test_a_checkpoint_as_base_is_merged_first(recipe: Path, tmp_path: Path, caps
     assert cli.run(["train", str(recipe), "--base", first, "--out", str(tmp_path / "two"), "--json"]) == 0
     second = Path(printed(capsys)["checkpoints"][-1])
     base = tmp_path / "two" / "base"
-    assert json.loads((second / "checkpoint.json").read_text())["base"] == "../base"
+    assert json.loads((second / "checkpoint.json").read_text())["base_from_here"] == "../base"
     from harness.models.spec import find
 
     assert find(str(second)).pretrained == str(base)
@@ -119,8 +119,8 @@ def test_the_authors_example_runs_unchanged(data: Path, tmp_path: Path, capsys: 
         ("train --config none.yaml", "none.yaml: No such file"),
         ("train silkei", "did you mean 'silkie'?"),
         ("train silkie --seed -1", "Input should be greater than or equal to 0"),
-        ("train silkie --out /dev/null", "/dev/null: can't be the run's folder (File exists)"),
-        ("train-then-eval scenes-demo --out /dev/null", "/dev/null: can't be the run's folder (File exists)"),
+        ("train silkie --out /dev/null", "--out '/dev/null' is a file; give a folder"),
+        ("train-then-eval scenes-demo --out /dev/null", "--out '/dev/null' is a file; give a folder"),
         ("train scenes-demo", "harness train-then-eval scenes-demo"),
         ("train scenes-base --data x", "--data, --images and --limit are for recipes that have a [dataset]"),
         ("train scenes-base --base x", "starts from nothing"),

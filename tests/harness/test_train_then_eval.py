@@ -117,7 +117,7 @@ def test_a_run_from_an_adapter_trains_on_the_merged_base(finished: Path, tiny_re
     out = tmp_path / "second"
     assert cli.run(["train-then-eval", str(recipe), "--out", str(out), "--limit", str(LIMIT)]) == 0
     [last] = out.glob("checkpoint-*")
-    assert json.loads((last / "checkpoint.json").read_text())["base"] == "../base"
+    assert json.loads((last / "checkpoint.json").read_text())["base_from_here"] == "../base"
     config = json.loads((last / "adapter_config.json").read_text())
     assert Path(config["base_model_name_or_path"]) == (out / "base").resolve()
     shutil.move(out, tmp_path / "moved")
