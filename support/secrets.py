@@ -27,20 +27,10 @@ SHORTEST: Final = 6
 BEGINNING: Final = 8
 """Characters of a secret's beginning that may not be told either."""
 NOT_SECRET: Final = frozenset(
-    (
-        *("password", "secret", "apikey", "api-key", "api_key", "your-api-key", "no-key-required", "not-needed"),
-        *(
-            "username",
-            "anonymous",
-            "sk-no-key-required",
-            "changeme",
-            "placeholder",
-            "lm-studio",
-            "ollama",
-            "unused",
-            "default",
-        ),
-    )
+    """
+    password secret apikey api-key api_key your-api-key no-key-required not-needed username anonymous
+    sk-no-key-required changeme placeholder lm-studio ollama unused default
+    """.split()
 )
 """What stands in the place of a key where there is none."""
 HARMLESS: Final = ("api-version",)
@@ -52,14 +42,17 @@ _VARIABLE: Final = re.compile(
     r"(?:.*_)?(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASS|CREDENTIALS?|PAT)(?:_\w{1,6})?", re.IGNORECASE
 )
 """Names of variables that hold keys."""
+_FRAME: Final = re.compile(r"-----(?:BEGIN|END) [A-Z0-9 ]+-----")
 _PATH: Final = re.compile(r"[/~]|\.{1,2}/|[A-Za-z]:\\")
 _ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\S+)", re.IGNORECASE)
+_LOGIN_ALONE: Final = re.compile(r"[^\s/?#@:]+:[^\s/?#@]+@[\w.-]+(?::\d+)?(?:/\S*)?")
+"""An address without its scheme, as proxies are named."""
 _NAME_OF_KEY: Final = (
     r"[\w.-]{0,40}(?:key|token|secret|sig|signature|passw(?:or)?d|pwd|auth|authorization|credentials?|code|jwt|sas"
     r"|session)"
 )
 # Lengths are bounded, since texts may be long and made to take the square of their length.
-_QUERY_KEY: Final = re.compile(rf"(?<=[?&#])({_NAME_OF_KEY})=([^&\s'\"#]+)", re.IGNORECASE)
+_QUERY_KEY: Final = re.compile(rf"(?<=[?&#;])({_NAME_OF_KEY})=([^&\s'\"#]+)", re.IGNORECASE)
 _LOGIN: Final = re.compile(r"(?<=://)(?:[^\s/?#@:]{0,500}:\S{0,1000}|[^\s/?#@:]{1,500})@")
 _PREFIX: Final = r"\b(?:sk|pk|rk|gsk|xai|hf|nvapi|csk|pplx|r8|glpat)[-_]"
 _SHAPES: Final = re.compile(
@@ -75,25 +68,8 @@ _SHAPES: Final = re.compile(
 """Keys of known forms, whoever's they are."""
 _MARKS: Final = (
     *(f"{name}{sign}" for name in "sk pk rk xai hf nvapi pplx r8 glpat".split() for sign in "-_"),
-    *(
-        "bearer",
-        "basic",
-        "ghp_",
-        "gho_",
-        "ghu_",
-        "ghs_",
-        "ghr_",
-        "github_pat_",
-        "xox",
-        "akia",
-        "aiza",
-        "ya29.",
-        "eyj",
-        "api-key",
-        "api_key",
-        "--hf-token",
-        "--password",
-    ),
+    *"bearer basic ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ xox akia aiza ya29. eyj api-key api_key".split(),
+    *("--hf-token", "--password"),
 )
 """One of these is in each, in small letters: a text without any needs no search."""
 _REST: Final = re.compile(r"[\w%+/=@!$*~-]*")
@@ -105,13 +81,15 @@ _sent: set[str] = set()
 
 def remember(*secrets: str | None) -> None:
     """These are secrets from now on; what is too short, or stands for no key, is none."""
-    _sent.update(secret for secret in secrets if secret and _is_searchable(secret))
+    _sent.update(part for secret in secrets if secret for part in _split_secret(secret))
 
 
 def remember_address(text: str) -> None:
     """So are the password, the keys and the fragment of each address in a text, such as an argument."""
     for found in _ADDRESS.finditer(text):
         remember(*_secrets_of_address(found[1]))
+    if _LOGIN_ALONE.fullmatch(text):
+        remember(*_secrets_of_address(text))
 
 
 def forget() -> None:
@@ -159,17 +137,28 @@ class _Form:
 
 
 def _known() -> tuple[_Form, ...]:
-    return _forms_of_all(frozenset(_sent | set(_secrets_of_environment())))
+    return _forms_of_all(frozenset(_sent) | _secrets_of_environment(tuple(os.environ.items())))
 
 
-def _secrets_of_environment() -> Iterator[str]:
-    for name, value in os.environ.items():
-        if (address := _ADDRESS.fullmatch(value.strip())) is not None:
-            yield from filter(_is_searchable, _secrets_of_address(address[1]))
-        elif name.lower().endswith("_proxy"):
-            yield from filter(_is_searchable, _secrets_of_address(value))
-        elif _names_key(name) and _is_searchable(value.strip()) and not _PATH.match(value):
-            yield value.strip()
+@lru_cache(maxsize=4)
+def _secrets_of_environment(variables: tuple[tuple[str, str], ...]) -> frozenset[str]:
+    return frozenset(secret for name, value in variables for secret in _secrets_of_variable(name, value))
+
+
+def _secrets_of_variable(name: str, value: str) -> Iterator[str]:
+    if (address := _ADDRESS.fullmatch(value.strip())) is not None:
+        yield from filter(_is_searchable, _secrets_of_address(address[1]))
+    elif name.lower().endswith("_proxy"):
+        yield from filter(_is_searchable, _secrets_of_address(value))
+    elif _names_key(name) and not _PATH.match(value):
+        yield from _split_secret(value.strip())
+
+
+def _split_secret(text: str) -> Iterator[str]:
+    """A secret's lines, since tools show them one by one; not those that frame a key."""
+    for part in map(str.strip, text.splitlines()):
+        if _is_searchable(part) and not _FRAME.fullmatch(part):
+            yield part
 
 
 @lru_cache(maxsize=4096)
@@ -191,11 +180,13 @@ def _secrets_of_address(rest: str) -> Iterator[str]:
         rest = rest[login.end() :]
     rest, _, fragment = rest.partition("#")
     yield unquote(fragment)
-    for part in rest.partition("?")[2].split("&"):
+    path, _, query = rest.partition("?")
+    of_path = [part for step in path.split("/") for part in step.split(";")[1:]]
+    for part in (*query.split("&"), *of_path):
         name, _, value = part.partition("=")
         value = unquote(value.replace("+", " ")).strip("'\"")
         if name.lower() not in HARMLESS and value:
-            for sign in "?&":
+            for sign in ";" if part in of_path else "?&":
                 yield f"{sign}{part}"
             if re.fullmatch(_NAME_OF_KEY, name, re.IGNORECASE) or (name not in READABLE and _is_no_word(value[:12])):
                 yield value

@@ -140,3 +140,25 @@ def test_a_text_without_end_takes_a_moment(text: str) -> None:
     started = time.monotonic()
     redact(text * (200_000 // len(text)))
     assert time.monotonic() - started < 5
+
+
+def test_each_line_of_a_key_is_secret_but_not_its_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = "-----BEGIN PRIVATE KEY-----"
+    monkeypatch.setenv(
+        "SERVER_PRIVATE_KEY", f"{frame}\nMIIEvQIBADANBgkq\nzzQ9xTfpLmN34vvQW8\n-----END PRIVATE KEY-----\n"
+    )
+    assert redact("what about zzQ9xTfpLmN34vvQW8?") == f"what about {HIDDEN}?"
+    assert redact(f"it begins with {frame}") == f"it begins with {frame}"
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "shown"),
+    (
+        ("me:hunter22xx@proxy.host:3128", "407: no hunter22xx here", f"407: no {HIDDEN} here"),
+        ("http://host/v1;key=Abc123def456/chat", "401: Abc123def456", f"401: {HIDDEN}"),
+        ("http://host/v1;key=Abc123def456/chat", "at /v1;key=Abc123def456/chat", f"at /v1{HIDDEN}/chat"),
+    ),
+)
+def test_addresses_without_a_scheme_and_parameters_of_a_path_are_searched(address: str, said: str, shown: str) -> None:
+    remember_address(address)
+    assert redact(said) == shown
