@@ -155,8 +155,10 @@ def _secrets_of_variable(name: str, value: str) -> Iterator[str]:
 
 
 def _split_secret(text: str) -> Iterator[str]:
-    """A secret's lines, since tools show them one by one; not those that frame a key."""
-    for part in map(str.strip, text.splitlines()):
+    """A secret, and each of its lines, since tools show them one by one; not the line that begins or ends a key."""
+    lines = text.split("\n")
+    whole = [] if _FRAME.fullmatch(lines[0].strip()) else [text]
+    for part in (*whole, *(line.strip() for line in lines if len(lines) > 1)):
         if _is_searchable(part) and not _FRAME.fullmatch(part):
             yield part
 
