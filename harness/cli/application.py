@@ -14,6 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -42,8 +43,20 @@ from tasks.judges.budgets import end_budgets
 app = typer.Typer(cls=LazyGroup, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import harness
+
+        print(f"harness {harness.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def harness() -> None:
+def harness_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Build preference data for vision-language models, train on it, and prove the model got better."""
     end_in_order()
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,11 @@ def test_help_names_every_command() -> None:
     for command in ("eval", "train-then-eval", "train", "leaderboard", "check", "models", "tasks"):
         assert f" {command} " in done.stdout
     assert "\x1b[" not in done.stdout
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"harness {version('vlm-harness')}\n"
 
 
 def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
