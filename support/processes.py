@@ -150,8 +150,8 @@ def end_of(log: Path, size: int = 20_000) -> str:
 class ChildProcess:
     """A program that runs until it ends or the block is left. OSError if it can't be started.
 
-    Output is appended to `log`, without secrets. `printed`: it is shown on this process's stdout and stderr too. On
-    leaving the block the child gets SIGTERM, and after `grace` seconds SIGKILL.
+    Output is appended to `log`, without secrets. `printed`: it is shown on this process's stdout and stderr too, until
+    the user ends this process. On leaving the block the child gets SIGTERM, and after `grace` seconds SIGKILL.
 
     `own_group`: it leads a process group, all of which is signalled; keys of the terminal (Ctrl-C) don't reach it.
     Such a child also gets SIGTERM when this process is killed (on Linux), so that no server outlives its user.
@@ -171,6 +171,7 @@ class ChildProcess:
         self.command, self.log, self.grace, self.own_group = list(command), log, grace, own_group
         log.parent.mkdir(parents=True, exist_ok=True)
         self._file = log.open("ab")
+        self._is_hidden = False
         try:
             self._child = subprocess.Popen(
                 self.command,
@@ -196,7 +197,9 @@ class ChildProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        # Launchers print a traceback of the signal that the user ends all with.
+        self._is_hidden = kind is not None and not issubclass(kind, Exception)
         self.stop()
 
     @property
@@ -206,7 +209,9 @@ class ChildProcess:
 
     def wait(self) -> int:
         """Its exit code, once it has ended."""
-        return self._child.wait()
+        while self._child.poll() is None:
+            time.sleep(0.05)  # Popen's own wait holds a KeyboardInterrupt back, while the child prints
+        return self._child.returncode
 
     def wait_until(self, ready: Callable[[], bool], seconds: float, every: float = 0.2) -> None:
         """Return once `ready()`; ServerError if the child ends first, or after so many seconds."""
@@ -253,7 +258,7 @@ class ChildProcess:
                 self._file.write(text.encode("utf-8", "surrogateescape"))
                 self._file.flush()
             with contextlib.suppress(OSError, ValueError):  # a terminal that is gone ends no training
-                if shown is not None:
+                if shown is not None and not self._is_hidden:
                     shown.write(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
                     shown.flush()
 

@@ -37,6 +37,7 @@ from support.errors import (
     one_line,
 )
 from support.full_disk import describe_full_disk
+from support.processes import is_launched, is_main_process
 from support.secrets import redact, remember_address
 from tasks.judges.budgets import end_budgets
 
@@ -132,8 +133,10 @@ def _is_reader_gone() -> bool:
 
 
 def _end_interrupted(command: str, given: Sequence[str]) -> int:
-    kept = command in ("eval", "train-then-eval", "vlfeedback", "povid", "judge")
-    again = f"go on with: harness {shlex.join(map(redact, given))}"
+    if not is_main_process():
+        return INTERRUPTED  # the first process says it for all
+    kept = command in ("eval", "train", "train-then-eval", "vlfeedback", "povid", "judge")
+    again = "go on with" + (" the same command" if is_launched() else f": harness {shlex.join(map(redact, given))}")
     return say(f"stopped; what was done is kept; {again}" if kept else "", INTERRUPTED)
 
 

@@ -1,7 +1,8 @@
 """What Ctrl-C does to a command: nothing is begun yet, it ends at once; work is left in order; no traceback of either.
 
 Libraries turn an interrupt into errors of their own (an ImportError, an error in a destructor or a thread): what is
-raised after one was seen is taken for its consequence.
+raised after one was seen is taken for its consequence. In a destructor, and while a process is forked, Python drops
+what a signal's handler raises: the signal is sent again.
 """
 
 import os
@@ -31,7 +32,7 @@ def end_at_once() -> None:
     import sys
     import threading
 
-    sys.unraisablehook = _unless_interrupted(sys.unraisablehook)
+    sys.unraisablehook = _send_again(_unless_interrupted(sys.unraisablehook))
     threading.excepthook = _unless_interrupted(threading.excepthook)
 
 
@@ -50,6 +51,24 @@ def _interrupt(number: int, frame: "FrameType | None") -> None:
     if not _State.working:
         os._exit(INTERRUPTED)
     raise KeyboardInterrupt
+
+
+def _send_again(tell: "Callable[[Any], None]") -> "Callable[[Any], None]":
+    def hook(error: "Any") -> None:
+        import threading
+
+        if error.exc_type is KeyboardInterrupt:
+            number = signal.SIGINT
+        elif error.exc_type is SystemExit and getattr(error.exc_value, "code", 0) == 128 + signal.SIGTERM:
+            number = signal.SIGTERM
+        else:
+            return tell(error)
+        # Later: what the handler raises here is dropped, too.
+        timer = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, number))
+        timer.daemon = True
+        timer.start()
+
+    return hook
 
 
 def _unless_interrupted(tell: "Callable[[Any], Any]") -> "Callable[[Any], None]":
