@@ -31,10 +31,10 @@ from trainers.vlfeedback.answers import answers_file
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where an adapter `in/lora` was unpacked; models lie beside it, away from it, and below the working directory."""
-    for place in ("away", "in/beside", "work/below"):
+    for place in ("away", "in/beside", "project/below"):
         shutil.copytree(SCENES, tmp_path / place)
     (tmp_path / "in" / "lora").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path
@@ -55,7 +55,7 @@ TAKEN = (
     "below",
     "./below",
     "{home}/in/beside",
-    "{home}/work/below",
+    "{home}/project/below",
     "{home}/away",
     "scenes-base",
 )
@@ -271,7 +271,7 @@ def test_files_named_after_models_stay_in_their_folder(home: Path, name: str) ->
     assert made <= {
         "away",
         "in",
-        "work",
+        "project",
         "answers",
         "state",
         "board",
