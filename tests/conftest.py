@@ -18,6 +18,7 @@ from PIL import Image
 
 from support import secrets
 from support.console import PACKAGES
+from tests.profiles.server import ProfileServer
 from tests.slurm.cluster import slurm_missing
 
 Reply = Callable[[str], str]
@@ -302,6 +303,14 @@ def _levels_of_loggers() -> Iterator[None]:
 @pytest.fixture
 def server() -> Iterator[Server]:
     running = Server()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def profiles() -> Iterator[ProfileServer]:
+    """A server that behaves as one of many APIs and servers, whichever its address names."""
+    running = ProfileServer()
     yield running
     running.stop()
 
