@@ -132,6 +132,15 @@ class PromptImage(Image.Image):
         return f"<Picture {self.key}>"
 
 
+def image_digest(image: Image.Image) -> str:
+    """The image's key in its benchmark if it has one, else sha256 of its pixels, transparency included."""
+    if isinstance(image, PromptImage):
+        return image.shown
+    # The bytes of a palette image do not include its colours.
+    shown = image if image.mode in ("RGB", "L", "RGBA") else image.convert("RGBA")
+    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + shown.tobytes()).hexdigest()
+
+
 @lru_cache(maxsize=DECODED)
 def _decoded(key: str) -> Image.Image:
     return decode(_read_kept(key))

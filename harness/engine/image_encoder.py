@@ -10,7 +10,6 @@ It uses two parts of transformers' models: `get_image_features` returns an image
 them as `mm_encoder_outputs`.
 """
 
-import hashlib
 import inspect
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -25,19 +24,10 @@ from transformers.processing_utils import ProcessorMixin
 from harness.engine.feature_files import Encoded, FeatureFiles, FeatureForm
 from harness.engine.stage_timer import StageTimer
 from support.errors import one_line
-from support.images import MAX_PIXELS, PromptImage
+from support.images import MAX_PIXELS
 
 NOT_SEPARABLE = {"fuyu": "its processor lays images out together with the text"}
 """Why images of some families can't be processed without the text, by model type."""
-
-
-def image_digest(image: Image) -> str:
-    """The image's key in its benchmark if it has one, else sha256 of its pixels, transparency included."""
-    if isinstance(image, PromptImage):
-        return image.shown
-    # The bytes of a palette image do not include its colours.
-    shown = image if image.mode in ("RGB", "L", "RGBA") else image.convert("RGBA")
-    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + shown.tobytes()).hexdigest()
 
 
 def image_problem(image: Image) -> str | None:

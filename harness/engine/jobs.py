@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from PIL.Image import Image
 
 from harness.engine.feature_files import Encoded
-from harness.engine.image_encoder import image_digest
+from support.images import image_digest
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

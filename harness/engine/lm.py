@@ -29,7 +29,7 @@ from harness.engine.equivalence_check import check_equivalence
 from harness.engine.families import COUNTS_IMAGES, INTERLEAVED
 from harness.engine.feature_files import Encoded, FeatureFiles
 from harness.engine.greedy_decoding import DecodingRules, GreedyDecoder
-from harness.engine.image_encoder import ImageEncoder, image_digest
+from harness.engine.image_encoder import ImageEncoder
 from harness.engine.jobs import IMAGE_WEIGHT, Job, TaskHints, distinct_jobs, may_be_kept
 from harness.engine.prefix_cache import Runner
 from harness.engine.prompt_layout import PromptLayout
@@ -38,6 +38,7 @@ from harness.engine.sharing import Sharing
 from harness.engine.stage_timer import StageTimer
 from harness.engine.transformers_generation import TransformersGeneration
 from support.errors import HarnessError, ModelError, one_line
+from support.images import image_digest
 from support.processes import as_single_process, rank, world_size
 from support.progress import report
 from tasks.answer import Answer, FailedAnswer

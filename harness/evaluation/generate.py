@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.engine.image_encoder import image_digest
 from harness.models.load import quiet
 from leaderboards.board.earlier_digests import earliest_digest
 from support.errors import TaskError
+from support.images import image_digest
 from tasks.registry import FOLDER, TaskSpec, registry
 from tasks.score_digest import score_digest
 

@@ -26,9 +26,11 @@ from lm_eval.api.model import LM
 from PIL.Image import Image
 
 from harness.models.chat_settings import ServedModelSettings
+from harness.models.question_order import by_image
 from harness.models.served_identity import FINGERPRINT, fingerprint_in, identified, name_in_ledger
 from harness.models.spec import ModelSpec
 from support.errors import ModelError, SettingError
+from support.images import image_digest
 from tasks.answer import Answer, FailedAnswer
 from tasks.judges import prices
 from tasks.judges.addresses import Server, server_of
@@ -131,28 +133,24 @@ class OpenAIVisionLM(LM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One answer a request; a FailedAnswer where the call failed or the images can't be shown."""
-        groups: dict[tuple[str, int, Decoding], list[int]] = {}
+        decodings = [self._decoding(request.args[1], _split_context(request.args[0])[0]) for request in requests]
+        repeats: list[int] = []
         asked: Counter[int] = Counter()
-        for index, request in enumerate(requests):
-            decoding = self._decoding(request.args[1], _split_context(request.args[0])[0])
+        for request, decoding in zip(requests, decodings, strict=True):
             # lm-eval repeats a request as the same object: sampled, it is asked anew.
-            repeat = asked[id(request)] if decoding.temperature != 0 else 0
+            repeats.append(asked[id(request)] if decoding.temperature != 0 else 0)
             asked[id(request)] += 1
-            groups.setdefault((request.task_name or "", repeat, decoding), []).append(index)
         answers: dict[int, str] = {}
         sent: list[int] = []
 
         def questions() -> Iterator[Request]:
-            first_seen = _first_of_same_images(requests)
-            for (task, repeat, decoding), indices in groups.items():
-                # One image's questions one after the other: a server that keeps prefixes reads the image once.
-                for index in sorted(indices, key=lambda index: first_seen[index]):
-                    question = self._question(requests[index], decoding, repeat, task)
-                    if isinstance(question, FailedAnswer):
-                        answers[index] = question
-                    else:
-                        sent.append(index)
-                        yield question
+            for index in by_image(requests):
+                question = self._question(requests[index], decodings[index], repeats[index])
+                if isinstance(question, FailedAnswer):
+                    answers[index] = question
+                else:
+                    sent.append(index)
+                    yield question
 
         stage = "" if disable_tqdm else self.stage
         replies = self.client.ask_many(questions(), self.read, stage=stage, total=len(requests))
@@ -161,7 +159,6 @@ class OpenAIVisionLM(LM):
         if (versions := sorted(self.fingerprints)) and len(versions) > 1:
             several = "replies of %d versions of the server (%s): the model may have changed meanwhile"
             log.warning(f"%s: {several}", self.stage or self.model, len(versions), ", ".join(versions))
-        decodings = {index: decoding for (_, _, decoding), indices in groups.items() for index in indices}
         for place, (index, reply) in enumerate(zip(sent, replies, strict=True)):
             answer = replies.lost[place] if reply is None else answer_of(reply)
             answers[index] = _cut_at(answer, decodings[index].until)
@@ -184,9 +181,9 @@ class OpenAIVisionLM(LM):
             chosen |= {"temperature": own.temperature, "top_p": own.top_p}
         return Decoding(system=system, max_tokens=tokens + own.thinking_tokens, until=until, **chosen)
 
-    def _question(self, request: Instance, decoding: Decoding, repeat: int, task: str) -> Request | FailedAnswer:
+    def _question(self, request: Instance, decoding: Decoding, repeat: int) -> Request | FailedAnswer:
         """How one request of lm-eval's is sent; its images are opened here."""
-        _, text = _split_context(request.args[0])
+        task, (_, text) = request.task_name, _split_context(request.args[0])
         images: Sequence[Image] = request.args[2]["visual"] if len(request.args) > 2 else []
         try:
             for image in images:
@@ -279,20 +276,8 @@ class OpenAIVisionLM(LM):
 
 
 def _seed_of_question(seed: int | None, text: str, images: Sequence[Image]) -> int:
-    from harness.engine.image_encoder import image_digest  # which imports torch
-
     asked = json.dumps([seed, text, [image_digest(image) for image in images]]).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.sha256(asked).digest()[:4], "big") >> 1
-
-
-def _first_of_same_images(requests: Sequence[Instance]) -> list[int]:
-    """For each request, the first one about the same images."""
-    seen: dict[object, int] = {}
-    found = []
-    for index, request in enumerate(requests):
-        images = request.args[2]["visual"] if len(request.args) > 2 else []
-        found.append(seen.setdefault(tuple(getattr(image, "key", None) or id(image) for image in images), index))
-    return found
 
 
 def _split_context(context: str) -> tuple[str | None, str]:

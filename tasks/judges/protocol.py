@@ -166,10 +166,12 @@ class JudgeSession:
     ) -> list[str | None]:
         """The reply about each answer; None where the call failed. Nothing is asked about a `FailedAnswer`."""
         pairs = list(zip(answers, docs, strict=True))
-        asked = (question(doc, answer) for answer, doc in pairs if not isinstance(answer, FailedAnswer))
-        replies = self.ask_all(asked, sampling)
+        places = [
+            place for place in _by_image([doc for _, doc in pairs]) if not isinstance(pairs[place][0], FailedAnswer)
+        ]
+        asked = (question(doc, answer) for answer, doc in map(pairs.__getitem__, places))
         found: list[str | None] = [None] * len(pairs)
-        places = [place for place, (answer, _) in enumerate(pairs) if not isinstance(answer, FailedAnswer)]
+        replies = self.ask_all(asked, sampling)
         for place, reply in zip(places, replies, strict=True):
             found[place] = reply
         self.lost.update({id(pairs[places[number]][1]): why for number, why in reasons_of(replies).items()})
@@ -178,6 +180,13 @@ class JudgeSession:
     def official_prompt(self, name: str) -> str | None:
         """The authors' template of this name, or None where ours is to be used; `RunError`."""
         return fetch(SOURCES[name]) if self.official_prompts else None
+
+
+def _by_image(docs: Sequence[Doc]) -> list[int]:
+    """The places of all documents, those of one image together: it is encoded, and read by the server, once."""
+    first: dict[str, int] = {}
+    names = [str(doc.get("image") or doc.get("scene") or f"\n{place}") for place, doc in enumerate(docs)]
+    return sorted(range(len(docs)), key=lambda place: first.setdefault(names[place], place))
 
 
 Records = dict[str, dict[str, Any]]

@@ -5,17 +5,20 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from PIL import Image
 
-from support.images import PromptImage, encoded
+from support.images import PromptImage, encoded, image_digest
 from tasks.judges import prices
 from tasks.judges.parameters import LIMITS, THINKING_MODELS
 
 SENT_AS_THEY_ARE: Final = ("PNG", "JPEG", "WEBP", "GIF")
 """Formats of image files that servers read."""
+KEPT: Final = 16
+"""How many images are held as they are sent: all questions about an image are asked one after the other."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +82,49 @@ class ImagePart:
 
 
 def image_part(model: str, image: Image.Image, detail: str, longest_side: int | None) -> ImagePart:
-    """An image as it is sent."""
-    data, kind, size = _encode(image, longest_side)
-    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    """An image as it is sent; it is encoded once for the questions about it. OSError."""
+    encoded = _encode(_Shown(digest=_digest(image), image=image), longest_side)
     return ImagePart(
-        part={"type": "image_url", "image_url": {"url": url, "detail": detail}},
-        named={"sha256": hashlib.sha256(data).hexdigest(), "kind": kind, "detail": detail},
-        tokens=prices.image_tokens(model, *size, detail),
+        part={"type": "image_url", "image_url": {"url": encoded.url, "detail": detail}},
+        named={"sha256": encoded.sha256, "kind": encoded.kind, "detail": detail},
+        tokens=prices.image_tokens(model, *encoded.size, detail),
     )
 
 
-def _encode(image: Image.Image, longest_side: int | None) -> tuple[bytes, str, tuple[int, int]]:
-    """The image's own file if servers can read it and it need not shrink, else a PNG; its format and size in pixels."""
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """An image, and what tells all that it is sent as."""
+
+    digest: str
+    image: Image.Image = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Encoded:
+    url: str
+    sha256: str
+    kind: str
+    size: tuple[int, int]
+    """Width and height in pixels."""
+
+
+def _digest(image: Image.Image) -> str:
+    if isinstance(image, PromptImage):
+        return image_digest(image)
+    # A PNG has these of a picture's notes, beside its pixels.
+    return f"{image_digest(image)} {[image.info.get(name) for name in ('icc_profile', 'transparency')]}"
+
+
+@lru_cache(maxsize=KEPT)
+def _encode(shown: _Shown, longest_side: int | None) -> _Encoded:
+    """The image's own file if servers can read it and it need not shrink, else a PNG."""
+    data, kind, size = _write(shown.image, longest_side)
+    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return _Encoded(url=url, sha256=hashlib.sha256(data).hexdigest(), kind=kind, size=size)
+
+
+def _write(image: Image.Image, longest_side: int | None) -> tuple[bytes, str, tuple[int, int]]:
+    """The bytes of an image file, its format, and its size in pixels."""
     width, height = image.size
     if longest_side is None or max(width, height) <= longest_side:
         if isinstance(image, PromptImage) and image.format in SENT_AS_THEY_ARE:

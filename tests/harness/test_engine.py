@@ -22,13 +22,12 @@ from safetensors.torch import load_file, save_file
 from harness.engine import work_sharing
 from harness.engine.config import EngineConfig
 from harness.engine.greedy_decoding import NOT_FINITE, DecodingRules
-from harness.engine.image_encoder import image_digest
 from harness.engine.jobs import Hints
 from harness.engine.lm import SharedImageLM
 from harness.models.load import load
 from harness.models.spec import find
 from support.errors import ModelError
-from support.images import ImageRef, keep, picture
+from support.images import ImageRef, image_digest, keep, picture
 from tasks.answer import Answer, FailedAnswer
 from tasks.scenes.world import image_of
 from tasks.thoughts import NEVER_ENDED

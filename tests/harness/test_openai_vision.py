@@ -24,6 +24,7 @@ from support.images import ImageRef, keep, picture
 from support.progress import show_on
 from tasks.answer import FailedAnswer
 from tasks.judges.ledger import Ledger
+from tasks.judges.requests import image_part
 from tasks.registry import registry
 
 pytestmark = pytest.mark.usefixtures("no_keys")
@@ -93,6 +94,38 @@ def test_images_stand_where_the_prompt_has_them_and_are_undamaged(server: Any, p
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(shown(part)[1]))), np.asarray(noise(seed)))
         assert part["image_url"]["detail"] == "high"
     assert shown(parts[2]) == ("data:image/jpeg", (tmp_path / "a.jpg").read_bytes())
+
+
+def test_questions_of_all_tasks_about_one_image_are_asked_together(server: Any, path: Path) -> None:
+    requests = [asking(f"<image>{task} about {n}", noise(n), task=task) for task in ("mme", "pope") for n in range(4)]
+    requests += [asking("<image><image>both", noise(0), noise(1)), asking("<image>again about 2", noise(2))]
+    lm_of(server, path, concurrency=1).generate_until(requests)
+    texts = [entry["messages"][0]["content"][-1]["text"] for entry in server.log]
+    about = [["mme about 0", "pope about 0"], ["mme about 1", "pope about 1"]]
+    about += [["mme about 2", "pope about 2", "again about 2"], ["mme about 3", "pope about 3"], ["both"]]
+    assert texts == [text for texts in about for text in texts]
+
+
+def test_an_image_is_encoded_once_for_its_questions_and_again_for_another_size(
+    server: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[str] = []
+    save = Image.Image.save
+    monkeypatch.setattr(Image.Image, "save", lambda *given: saved.append(given[2]) or save(*given))  # type: ignore[func-returns-value]
+    requests = [asking(f"<image>{n}", noise(100 + n % 2)) for n in range(12)]  # each time another object
+    lm_of(server, path).generate_until(requests)
+    assert saved == ["PNG"] * 2
+    lm_of(server, path, image_side=8).generate_until(requests)
+    assert len(saved) == 4
+    assert len({entry["messages"][0]["content"][0]["image_url"]["url"] for entry in server.log}) == 4
+
+
+def test_pictures_that_differ_in_what_their_file_has_are_sent_apart() -> None:
+    plain, profiled = noise(200), noise(200)
+    profiled.info["icc_profile"] = b"profile"
+    first, second = (image_part(MODEL, image, "auto", None) for image in (plain, profiled))
+    assert first.named["sha256"] != second.named["sha256"]
+    assert image_part(MODEL, noise(200), "low", None).named == {**first.named, "detail": "low"}
 
 
 def test_a_question_without_an_image_is_plain_text(server: Any, path: Path) -> None:

@@ -58,6 +58,20 @@ def test_nothing_is_asked_about_an_answer_that_the_model_failed_to_give() -> Non
     assert replies == ["reply to x", None, None]
 
 
+def test_what_is_about_one_image_is_asked_together_and_answered_in_place() -> None:
+    judge = Echo()
+    docs: list[Doc] = [{"image": "a"}, {"scene": "s"}, {"image": "a"}, {}, {"scene": "s"}, {}]
+    asked: list[str] = []
+
+    def question(doc: Doc, answer: str) -> Question:
+        asked.append(answer)
+        return answer, None
+
+    replies = JudgeSession(judge=judge).ask_about(list("012345"), docs, question)
+    assert replies == [f"reply to {n}" for n in range(6)]
+    assert asked == ["0", "2", "1", "4", "3", "5"]
+
+
 def test_what_nobody_judged_stays_unscored_and_a_line_says_so(caplog: pytest.LogCaptureFixture) -> None:
     @scores_replies
     def process_results(doc: Doc, results: list[JudgeReply]) -> dict[str, dict[str, Any]]:
