@@ -97,7 +97,7 @@ def read(paths: Mapping[str, str], partial: bool = False) -> list[Pair]:
     rows = load(
         task=NAME,
         data="MMInstruction/VL-RewardBench",
-        revision="main",
+        revision="60630ac36ca93c0ca30249bd1ab3706170836cea",
         rows=1250,
         columns={
             "id": "id",
@@ -146,6 +146,14 @@ _PAPER: Final = {
     "Llama-3.2-90B": (42.6, 57.3, 61.7, 56.2, 53.9),
     "IXC-2.5-Reward-7B (a trained reward model)": (84.7, 62.5, 62.9, 65.8, 70.0),
 }
+LATER: Final = "Skywork-VL Reward, arXiv 2505.07263 (and its model card)"
+_LATER: Final = {
+    "Gemini-2.0-flash-exp (2024-12)": (50.8, 72.6, 70.1, 68.8, 64.5),
+    "Qwen2.5-VL-7B": (43.4, 42.0, 63.0, 48.0, 49.5),
+    "InternVL3-8B": (60.6, 44.0, 62.3, 57.0, 55.6),
+    "Qwen2.5-VL-72B": (47.8, 46.8, 63.5, 51.6, 52.7),
+    "InternVL3-78B": (67.8, 52.5, 64.5, 63.3, 61.6),
+}
 
 BENCH: Final = PairBench(
     name=NAME,
@@ -159,9 +167,10 @@ BENCH: Final = PairBench(
     categories=CATEGORIES,
     published=tuple(
         PublishedJudge(
-            model=model, source=SOURCE, scores=dict(zip((*CATEGORIES, "overall", "macro"), scores, strict=True))
+            model=model, source=source, scores=dict(zip((*CATEGORIES, "overall", "macro"), scores, strict=True))
         )
-        for model, scores in _PAPER.items()
+        for source, table in ((SOURCE, _PAPER), (LATER, _LATER))
+        for model, scores in table.items()
     ),
     note=(
         "The authors' script asks 10 times by default and reports the majority of 1 to 9 verdicts (--samples). The "
