@@ -34,12 +34,12 @@ from support.images import image_digest
 from tasks.answer import Answer, FailedAnswer
 from tasks.judges import prices
 from tasks.judges.addresses import Server, server_of
+from tasks.judges.capabilities import capabilities_of, host_of
 from tasks.judges.chat_client import ChatClient
 from tasks.judges.ledger import LEDGER, Ledger
-from tasks.judges.parameters import THINKING_MODELS, thinks
 from tasks.judges.protocol import Sampling
 from tasks.judges.replies import NOT_SAID, Reply, read_answer
-from tasks.judges.requests import Request, image_part, key_of, limit_of, messages_of
+from tasks.judges.requests import NAMED_BY_COMPLETION_TOKENS, Request, image_part, key_of, limit_of, messages_of
 from tasks.thoughts import answer_of
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class OpenAIVisionLM(LM):
         super().__init__()
         server = url if isinstance(url, Server) else server_of(url, name=model, key=key)
         self.model, self.settings = model, settings or ServedModelSettings()
-        self.thinks = thinks(model)
+        self.thinks = capabilities_of(model, host_of(server.url)).temperature is None
         if self.thinks and self.settings.temperature is not None:
             raise SettingError(f"temperature = {self.settings.temperature}: would not act: {model} takes none")
         self.takes_seed, self.stage = seed_by_question, stage
@@ -231,7 +231,7 @@ class OpenAIVisionLM(LM):
 
     def _settings_sent(self, decoding: Decoding) -> dict[str, Any]:
         settings: dict[str, Any] = limit_of(self.model, decoding.max_tokens or DEFAULT_TOKENS)
-        if not self.model.startswith(THINKING_MODELS):  # such models refuse all three
+        if not self.model.startswith(NAMED_BY_COMPLETION_TOKENS):  # such models refuse all three
             stops = list(decoding.until[:MOST_STOPS]) or None
             settings |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "stop": stops}
         settings["seed"] = self.settings.seed if decoding.seed is None else decoding.seed

@@ -76,7 +76,7 @@ class OpenAIJudge:
         """What names the server in the ledger."""
         more: dict[str, Any] = {"ledger": ledger, "budget": budget, "settings": self.settings}
         self.client = ChatClient(model, server, identity=self.identity, **more)
-        self.client.parameters = Parameters(model, room=True)
+        self.client.parameters = Parameters(model, room=True, takes=self.client.parameters.takes)
 
     def ask(self, prompt: str, image: Image.Image | None = None, sampling: Sampling = GREEDY) -> str:
         """The reply to one question; JudgeError where there is none."""

@@ -7,7 +7,7 @@ asked again.
 """
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
@@ -17,12 +17,13 @@ from support.reuse import Reuse
 from tasks.answer import Answer, FailedAnswer
 from tasks.judges import prices
 from tasks.judges.addresses import Server
+from tasks.judges.capabilities import capabilities_of, host_of
 from tasks.judges.completions import Route, parsed
 from tasks.judges.failures import NoReply, TransientError, Usage, grouped
 from tasks.judges.ledger import Call, Ledger, Loss, now
 from tasks.judges.pace import FIRST_CALLS, Refusals
 from tasks.judges.paid_bodies import Body
-from tasks.judges.parameters import Parameters
+from tasks.judges.parameters import Parameters, in_words
 from tasks.judges.replies import NOT_SAID, Reply, usage_of
 from tasks.judges.requests import Request
 from tasks.judges.settings import ClientSettings
@@ -52,10 +53,10 @@ class PaidReplies:
         self.settings, self.identity = settings or ClientSettings(), identity or server.identity
         self.budget = None if budget is None else ledger.budget(model, f"{model} at {self.identity}", budget)
         """What may be spent, together with other processes."""
-        self.parameters = Parameters(model)
+        self.parameters = Parameters(model, takes=capabilities_of(model, host_of(server.url)))
         """What the model takes of a request."""
-        self.asked_otherwise: set[str] = set()
-        """How calls differed from what the protocol asks for, in words."""
+        self.asked_by_task: defaultdict[str, set[str]] = defaultdict(set)
+        """How calls of a task differed from what its protocol asks for, in words."""
         self.served: set[str] = set()
         """What the server says has answered, now or when a kept reply was asked for."""
         self.servers: set[str] = set()
@@ -88,6 +89,11 @@ class PaidReplies:
         """Where it is asked."""
         return self.route.server
 
+    @property
+    def asked_otherwise(self) -> set[str]:
+        """How calls of all tasks differed from what protocols ask for, in words."""
+        return set().union(*self.asked_by_task.values())
+
     def expected_reply(self, label: str, max_tokens: int | None = None) -> float:
         """Tokens a reply will have, about: as those so far, else the limit where it is low, else what is typical."""
         so_far = self.ledger.completion_tokens(label, self.model)
@@ -106,7 +112,7 @@ class PaidReplies:
         if request.key not in self._new:
             self.reused.add(call.created)
             self.without_server += call.key != request.key
-        self.asked_otherwise |= {call.asked} - {""}
+        self.asked_by_task[request.label] |= {call.asked} - {""}
         self.served |= {call.served} - {NOT_SAID}
         self.servers |= {call.server} - {""}
         return Answer(call.reply, limited=True) if call.finish == "length" else call.reply
@@ -157,7 +163,7 @@ class PaidReplies:
         if not reply.end_told:
             self._tell_once(logging.INFO, "no finish_reason: replies with fewer tokens than the limit count as whole")
         self.refusals.replied = True
-        asked = self.parameters.in_words(request.body)
+        asked = in_words(request.body, body.sent)
         tokens, price = self._charge(request, reply.usage, prices.text_tokens(reply.text), body)
         call = Call(
             key=request.key,
@@ -182,7 +188,7 @@ class PaidReplies:
             self._new.add(request.key)
         self.served |= {reply.served} - {NOT_SAID}
         self.servers.add(self.server.shown)
-        self.asked_otherwise |= {asked} - {""}
+        self.asked_by_task[request.label] |= {asked} - {""}
 
     def give_up(self, request: Request, error: NoReply, *, may_end: bool = True) -> FailedAnswer:
         """Leave a question without a reply, and keep why; `may_end`: JudgeError if the server refuses all, for one

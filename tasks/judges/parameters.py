@@ -1,134 +1,191 @@
-"""Which parameters of a request a model takes: known from its name, or learnt, once for a run, from its refusals.
+"""How a request is fitted to what a model takes: known from the table of families, or learnt, once for a run, from its
+refusals.
 
     parameters = Parameters("openai/gpt-5-mini")
-    parameters.fit({"max_tokens": 9, "temperature": 0.0})       # {"max_completion_tokens": 9}
-    parameters.in_words({"max_tokens": 9, "temperature": 0.0})  # "without temperature, max_completion_tokens"
+    sent = parameters.fit(asked := {"max_tokens": 9, "temperature": 0.0})   # {"max_completion_tokens": 9}
+    in_words(asked, sent)                   # "temperature: not settable, max_completion_tokens"
 
-What names a reply in the ledger is the request as the protocol has it, so a reply is found whatever was learnt.
+What names a reply in the ledger is the request as the protocol has it, so a reply is found whatever was learnt. What
+the user asked for is never left out: a server that refuses it ends the run with a JudgeError.
 """
 
-import json
 import logging
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from support.errors import JudgeError
+from tasks.judges.capabilities import LIMITS, Capabilities, capabilities_of
 from tasks.judges.failures import NoReply, PermanentError
+from tasks.judges.refused_parameters import (
+    BY_VALUE,
+    DETAIL,
+    SYSTEM,
+    is_of_all_values,
+    refused_parameter,
+    wants_developer,
+)
 from tasks.judges.replies import LimitSpent
 
 log = logging.getLogger(__name__)
 
-THINKING_MODELS: Final = ("o1", "o3", "o4", "gpt-5")
-"""Models whose names begin like this, behind a router's prefix or not, take no sampling and count their thoughts."""
 ROOM: Final = 4096
 """Tokens for a judge's thoughts, on top of a protocol's limit, which means the verdict alone."""
-LIMITS: Final = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-"""The two names of the limit of a reply."""
-MAY_BE_LEFT_OUT: Final = ("temperature", "top_p", "seed", "stop")
-BY_VALUE: Final = ("temperature", "top_p")
-"""Of these a model may refuse one value and take another (MM-Vet's tries go up to 1.5)."""
-_NOT_KNOWN: Final = re.compile(
-    r"unsupported|not support|n't support|unknown|unrecogni[sz]ed|unexpected|extra|not permitted|forbidden|not allowed"
-    r"|deprecated|invalid (parameter|argument|field)|instead|not (a )?valid|not available",
-    re.IGNORECASE,
-)
-_OF_A_PARAMETER: Final = re.compile(
-    rf"{_NOT_KNOWN.pattern}|param|support|must|should|only|between|range|invalid|default|positive|deprecated",
-    re.IGNORECASE,
-)
-_TOO_MUCH: Final = re.compile(
-    r"too (large|long|high|big|many)|maximum context|context length|at most|exceed", re.IGNORECASE
-)
-
-
-def thinks(model: str) -> bool:
-    """Whether a model is known by its name to think before it answers."""
-    return model.rpartition("/")[2].startswith(THINKING_MODELS)
+OTHER_LIMIT: Final = dict(zip(LIMITS, reversed(LIMITS), strict=True))
+NOT_SETTABLE: Final = "not settable"
+SYSTEM_ROLES: Final = ("system", "developer")
+MOST_AT_FIRST: Final = 1.0
+"""The highest temperature and top_p of a protocol's first try; more is asked of single answers in later ones."""
 
 
 class Parameters:
-    """See the module's docstring. `room`: whether limits are of the verdict alone: thoughts need more tokens."""
+    """See the module's docstring. `takes`: by default, what is known from the model's name; `room`: whether limits are
+    of the verdict alone, so that thoughts need more tokens; `asked`: parameters that the user set, each with how."""
 
-    def __init__(self, model: str, *, room: bool = False) -> None:
-        self.model = model
-        self.left_out: set[str] = {"temperature", "top_p", "stop"} if thinks(model) else set()
+    def __init__(
+        self,
+        model: str,
+        *,
+        room: bool = False,
+        takes: Capabilities | None = None,
+        asked: Mapping[str, str] | None = None,
+    ) -> None:
+        self.model, self.takes, self.asked = model, takes or capabilities_of(model), dict(asked or {})
+        self.left_out: set[str] = set()
         self.refused_values: set[tuple[str, float]] = set()
-        self.renamed: dict[str, str] = {"max_tokens": "max_completion_tokens"} if thinks(model) else {}
-        self.makes_room = room
-        self.room = ROOM if room and thinks(model) else 0
+        self.limit, self.system = self.takes.limit, self.takes.system
+        self.makes_room, self.needs_room = room, False
 
     def fit(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The request as this model takes it."""
-        fitted = {self.renamed.get(name, name): value for name, value in body.items() if not self._drops(name, value)}
-        return {name: value + self.room if name in LIMITS and self.room else value for name, value in fitted.items()}
-
-    def in_words(self, body: Mapping[str, Any]) -> str:
-        """How what is sent differs from this request; empty if it does not."""
-        fitted = self.fit(body)
-        missing = [name for name, value in body.items() if self._drops(name, value)]
-        limits = [name for name in fitted if name in LIMITS and fitted.get(name) != body.get(name)]
-        more = [name + f" + {self.room}" * (self.room > 0) for name in limits]
-        return ", ".join([*(f"without {name}" for name in missing), *more])
+        takes = self.takes.at(body.get("reasoning_effort"))
+        room = ROOM if self.makes_room and (takes.thinks or self.needs_room) else 0
+        fitted: dict[str, Any] = {}
+        for name, value in body.items():
+            if name in LIMITS:
+                fitted[self.limit] = value + room
+            elif name == "messages":
+                fitted[name] = self._fit_messages(value, takes)
+            elif name == "response_format" and takes.structured == "json_object":
+                fitted[name] = {"type": "json_object"}
+            elif not self._drops(name, value, takes):
+                fitted[name] = value
+        return fitted
 
     def learn(self, failure: NoReply, sent: Mapping[str, Any]) -> None:
-        """Take from a failure how to ask this model, which is told once; the next `fit` shows whether that helps."""
-        if isinstance(failure, LimitSpent) and self.makes_room and not self.room and LIMITS.keys() & sent.keys():
-            self.room = ROOM
-            log.warning("%s: %s; asked with %d tokens more for its thoughts", self.model, failure.why, ROOM)
+        """Take from a failure how to ask this model, which is told once; the next `fit` shows whether that helps.
+        JudgeError for a parameter that the user asked for."""
+        if isinstance(failure, LimitSpent) and self.makes_room and sent.keys() & {*LIMITS}:
+            if not self.needs_room and not self.takes.at(sent.get("reasoning_effort")).thinks:
+                self.needs_room = True
+                log.warning("%s: %s; asked with %d tokens more for its thoughts", self.model, failure.why, ROOM)
         elif isinstance(failure, PermanentError) and (name := refused_parameter(failure, sent)) is not None:
-            self._learn_name(name, sent[name], failure.why)
+            if name in self.asked:
+                raise JudgeError(f"{self.model}: {self.asked[name]}: not settable, the server says: {failure.why}")
+            self._learn_name(name, sent, failure)
 
-    def _drops(self, name: str, value: Any) -> bool:
-        return name in self.left_out or (name in BY_VALUE and (name, value) in self.refused_values)
+    def _drops(self, name: str, value: Any, takes: Capabilities) -> bool:
+        refused = name in BY_VALUE and (name, value) in self.refused_values
+        return refused or name in self.left_out or takes.setting(name, value) is False
 
-    def _learn_name(self, name: str, value: Any, why: str) -> None:
-        if self._drops(name, value) or name in self.renamed:
-            return  # another call has learnt it meanwhile
-        if name in BY_VALUE:
-            self.refused_values.add((name, value))
-            log.info("%s: asked without %s %s: %s", self.model, name, value, why)
-        elif name not in LIMITS:
+    def _fit_messages(self, messages: Any, takes: Capabilities) -> Any:
+        without_detail = DETAIL in self.left_out or takes.detail is False
+        fitted = [
+            {**message, "content": [_fit_part(part, without_detail) for part in message["content"]]}
+            if isinstance(message.get("content"), list)
+            else message
+            for message in messages
+        ]
+        if not fitted or fitted[0].get("role") != "system" or self.system == "system":
+            return fitted
+        if self.system == "developer":
+            return [{**fitted[0], "role": "developer"}, *fitted[1:]]
+        return [_put_before(str(fitted[0]["content"]), fitted[1]), *fitted[2:]] if len(fitted) > 1 else fitted
+
+    def _learn_name(self, name: str, sent: Mapping[str, Any], failure: PermanentError) -> None:
+        why, value = failure.why, sent.get(name)
+        if name in LIMITS:
+            # Once: another call may have learnt it meanwhile, and a model may take neither.
+            if self.limit == name == self.takes.limit:
+                self.limit = OTHER_LIMIT[name]
+                log.info("%s: asked with %s in place of %s: %s", self.model, self.limit, name, why)
+        elif name == SYSTEM:
+            before, self.system = self.system, _next_role(self.system, sent, why)
+            if before != self.system:
+                how = "as a developer's" if self.system == "developer" else "before the question"
+                log.info("%s: asked with the system message %s: %s", self.model, how, why)
+        elif name in BY_VALUE and not is_of_all_values(failure):
+            if (name, value) not in self.refused_values:
+                self.refused_values.add((name, sent[name]))
+                log.info("%s: %s %s: not settable, asked without: %s", self.model, name, value, why)
+        elif name not in self.left_out:
             self.left_out.add(name)
-            log.info("%s: asked without %s: %s", self.model, name, why)
-        elif name not in self.renamed.values():  # else the model takes neither
-            self.renamed[name] = LIMITS[name]
-            log.info("%s: asked with %s in place of %s: %s", self.model, LIMITS[name], name, why)
+            log.info("%s: %s: not settable, asked without: %s", self.model, name, why)
 
 
-def refused_parameter(refused: PermanentError, sent: Mapping[str, Any]) -> str | None:
-    """The parameter of a request that a refusal names, in a field or in its sentence; None if it names none that may be
-    left out or has another name."""
-    if not refused.refused:
-        return None
-    fields = [str(value) for value in _find_fields(_parse(refused.body))]
-    words = f"{refused.why} {refused.body}"[:2000]
-    for name in (*MAY_BE_LEFT_OUT, *LIMITS):
-        in_words = re.search(rf"(?<!\w){name}(?!\w)", words) and _OF_A_PARAMETER.search(words)
-        named = name in fields if fields else in_words is not None
-        # A limit that is too high for the model is no parameter that it does not know.
-        unknown = name not in LIMITS or (_NOT_KNOWN.search(words) and not _TOO_MUCH.search(words))
-        if named and name in sent and unknown:
-            return name
-    return None
+def in_words(asked: Mapping[str, Any], sent: Mapping[str, Any]) -> str:
+    """How what was sent (with its messages or without) differs from what the protocol asks for; empty if it does
+    not."""
+    words = [
+        f"{_name_asked(name, value)}: {NOT_SETTABLE}"
+        for name, value in asked.items()
+        if name not in sent and name not in LIMITS and name not in ("model", "messages")
+    ]
+    if asked.get("response_format") != sent.get("response_format", asked.get("response_format")):
+        words.append(f"response_format {sent['response_format'].get('type')}")
+    before = next((asked[name] for name in LIMITS if name in asked), 0)
+    for name in LIMITS:
+        if name in sent and sent[name] != asked.get(name):
+            words.append(name + (f" + {sent[name] - before}" if sent[name] > before else ""))
+    if "messages" in sent:
+        words += _compare_messages(asked["messages"], sent["messages"])
+    return ", ".join(words)
 
 
-def _parse(body: Any) -> Any:
-    try:
-        return json.loads(body) if isinstance(body, str) else body
-    except (ValueError, RecursionError):
-        return None
+def not_settable(words: Sequence[str]) -> list[str]:
+    """Which of the parameters that a protocol gives (temperature, top_p) could not be had, by what `in_words` says of
+    replies; the ledger's rows of earlier versions say "without temperature"."""
+    found = {word for each in words for word in each.split(", ")}
+    return [name for name in BY_VALUE if found & {f"{name}: {NOT_SETTABLE}", f"without {name}"}]
 
 
-def _find_fields(error: Any, depth: int = 6) -> Iterator[Any]:
-    """What a refusal gives as the field that is meant: OpenAI's `param`, FastAPI's `loc`."""
-    if isinstance(error, list) and depth:
-        for one in error[:20]:
-            yield from _find_fields(one, depth - 1)
-    elif isinstance(error, Mapping) and depth:
-        for key, value in error.items():
-            if key == "param" and isinstance(value, str) and value:
-                yield value
-            elif key == "loc" and isinstance(value, list):
-                yield from value
-            elif key != "input":  # the request itself
-                yield from _find_fields(value, depth - 1)
+def _name_asked(name: str, value: Any) -> str:
+    # A value above what is asked at first is of a few answers alone.
+    return f"{name} {value:g}" if name in BY_VALUE and value > MOST_AT_FIRST else name
+
+
+def _compare_messages(asked: Sequence[Mapping[str, Any]], sent: Sequence[Mapping[str, Any]]) -> list[str]:
+    words = []
+    if len(sent) < len(asked):
+        words.append("system message before the question")
+    elif any(one["role"] != other["role"] for one, other in zip(asked, sent, strict=True)):
+        words.append("system message as a developer's")
+    if set(_details_of(asked)) - {"auto"} and not _details_of(sent):
+        words.append(f"{DETAIL}: {NOT_SETTABLE}")
+    return words
+
+
+def _details_of(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    parts = [part for each in messages if isinstance(each.get("content"), list) for part in each["content"]]
+    return [part["image_url"][DETAIL] for part in parts if DETAIL in part.get("image_url", {})]
+
+
+def _fit_part(part: Mapping[str, Any], without_detail: bool) -> Mapping[str, Any]:
+    """A part of a message; without what is every server's own choice anyway."""
+    image = part.get("image_url")
+    if not isinstance(image, Mapping) or not (without_detail or image.get(DETAIL) == "auto"):
+        return part
+    return {**part, "image_url": {name: value for name, value in image.items() if name != DETAIL}}
+
+
+def _put_before(system: str, message: Mapping[str, Any]) -> dict[str, Any]:
+    content = message["content"]
+    if isinstance(content, list):
+        return {**message, "content": [{"type": "text", "text": system}, *content]}
+    return {**message, "content": f"{system}\n\n{content}"}
+
+
+def _next_role(role: str, sent: Mapping[str, Any], why: str) -> str:
+    """In which role a system message is given, after it was refused in the one that was sent."""
+    if not any(message.get("role") == role for message in sent.get("messages", ())):
+        return role  # another call has learnt it meanwhile
+    return "developer" if role == "system" and wants_developer(why) else "none"

@@ -13,8 +13,11 @@ from PIL import Image
 
 from support.images import PromptImage, encoded, image_digest
 from tasks.judges import prices
-from tasks.judges.parameters import LIMITS, THINKING_MODELS
+from tasks.judges.capabilities import LIMITS
 
+NAMED_BY_COMPLETION_TOKENS: Final = ("o1", "o3", "o4", "gpt-5")
+"""Beginnings of models whose limit has its newer name in the ledger's keys. Never change them: replies paid for earlier
+are found by it."""
 SENT_AS_THEY_ARE: Final = ("PNG", "JPEG", "WEBP", "GIF")
 """Formats of image files that servers read."""
 KEPT: Final = 16
@@ -67,7 +70,7 @@ def messages_of(system: str | None, content: Any) -> list[dict[str, Any]]:
 def limit_of(model: str, tokens: int) -> dict[str, int]:
     """The setting that limits a reply to so many tokens, as names in the ledger spell it (`Parameters` has the name
     that is sent)."""
-    return {"max_completion_tokens" if model.startswith(THINKING_MODELS) else "max_tokens": tokens}
+    return {"max_completion_tokens" if model.startswith(NAMED_BY_COMPLETION_TOKENS) else "max_tokens": tokens}
 
 
 @dataclass(frozen=True, kw_only=True)

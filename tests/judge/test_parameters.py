@@ -12,11 +12,13 @@ from lm_eval.api.instance import Instance
 from harness.models.chat_model import OpenAIVisionLM
 from support.errors import JudgeError
 from tasks.judges.batch import BatchJudge
+from tasks.judges.capabilities import capabilities_of
 from tasks.judges.failures import PermanentError
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
-from tasks.judges.parameters import ROOM, Parameters, refused_parameter, thinks
+from tasks.judges.parameters import ROOM, Parameters, in_words
 from tasks.judges.protocol import Sampling
+from tasks.judges.refused_parameters import refused_parameter
 from tasks.judges.replies import LimitSpent
 from tasks.judges.settings import JudgeSettings
 from tests.judge.reply_makers import body, prompts
@@ -68,21 +70,23 @@ def test_the_parameter_that_a_refusal_names(answer: Any, name: str | None) -> No
 @settings(max_examples=100, deadline=None)
 @given(st.recursive(st.one_of(st.none(), st.text()), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_any_refusal_can_be_read(answer: Any) -> None:
-    assert refused_parameter(PermanentError("x", refused=True, body=answer), {"a": 1}) is None
+    assert refused_parameter(PermanentError("x", refused=True, body=answer), {"model": "m"}) is None
 
 
 @pytest.mark.parametrize("name", ("o3", "gpt-5-mini", "openai/gpt-5-mini", "openrouter/openai/o4-mini", "azure/o1"))
 def test_models_known_by_their_names(name: str) -> None:
-    assert thinks(name)
+    assert capabilities_of(name).thinks
     parameters = Parameters(name)
     assert parameters.fit(ASKED).keys() == {"model", "messages", "max_completion_tokens", "seed"}
-    assert parameters.in_words(ASKED) == "without temperature, without top_p, without stop, max_completion_tokens"
+    assert in_words(ASKED, parameters.fit(ASKED)) == (
+        "temperature: not settable, top_p: not settable, stop: not settable, max_completion_tokens"
+    )
 
 
 @pytest.mark.parametrize("name", ("gpt-4o", "vendor/gpt-4o", "my-o3", "qwen3-vl", "o3/llava"))
 def test_other_models_are_asked_as_the_protocol_says(name: str) -> None:
     parameters = Parameters(name, room=True)
-    assert (parameters.fit(ASKED), parameters.in_words(ASKED)) == (ASKED, "")
+    assert (parameters.fit(ASKED), in_words(ASKED, parameters.fit(ASKED))) == (ASKED, "")
 
 
 def test_what_is_learnt_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -94,7 +98,7 @@ def test_what_is_learnt_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         parameters.learn(spent, parameters.fit(ASKED))
     assert parameters.fit(ASKED)["max_completion_tokens"] == 9 + ROOM
-    assert parameters.in_words(ASKED) == f"without temperature, max_completion_tokens + {ROOM}"
+    assert in_words(ASKED, parameters.fit(ASKED)) == f"temperature: not settable, max_completion_tokens + {ROOM}"
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING"]
     neither = PermanentError(
         "max_completion_tokens is unsupported", refused=True, body={"param": "max_completion_tokens"}
@@ -134,7 +138,7 @@ def test_a_judge_is_asked_as_it_takes_it_and_its_replies_are_found_again(
     assert again.ask_many(prompts(6), sampling) == ["Rating: 4"] * 6
     assert len(server.log) == asked
     for client in (judge.client, again.client):
-        assert any("without temperature" in words for words in client.asked_otherwise)
+        assert any("temperature: not settable" in words for words in client.asked_otherwise)
 
 
 def test_one_value_that_is_refused_leaves_the_others(server: Any, tmp_path: Path) -> None:
@@ -199,7 +203,7 @@ def test_a_candidate_behind_a_router_is_asked_as_it_takes_it(server: Any, tmp_pa
         facts = lm.provenance()
         assert facts.get("decoding", facts.get("parameters")) in (
             "the server's own",
-            "without temperature, without stop, max_completion_tokens",
+            "temperature: not settable, stop: not settable, max_completion_tokens",
         )
 
 
