@@ -90,8 +90,23 @@ def place(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
 
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def check_no_pointer(path: Path) -> None:
+    """OSError for what a clone without Git LFS has in a file's place."""
+    with path.open("rb") as file:
+        _check_beginning(path, file.read(len(_POINTER)))
+
+
+def _check_beginning(path: Path, data: bytes) -> None:
+    if data.startswith(_POINTER):
+        raise OSError(f"{path.name} is a Git LFS pointer, not the file: run `git lfs pull` where it was cloned")
+
+
 def read_regular(path: Path, most: int) -> bytes:
-    """The bytes of a regular file of at most `most` bytes; OSError, at once, for a device, a pipe or a folder.
+    """The bytes of a regular file of at most `most` bytes; OSError, at once, for a device, a pipe or a folder, and for
+    a Git LFS pointer.
 
     OverflowError for a larger one, also if it grows while it is read.
     """
@@ -108,6 +123,7 @@ def read_regular(path: Path, most: int) -> bytes:
         os.close(descriptor)
     if max(about.st_size, len(data)) > most:
         raise OverflowError(f"{max(about.st_size, len(data))} bytes is over the limit of {most}")
+    _check_beginning(path, data)
     return data
 
 

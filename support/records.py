@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, AnyStr, Final, cast
 
 from support.errors import DataError, first_line, one_line
-from support.files import atomic_path
+from support.files import atomic_path, check_no_pointer
 from support.unpacking import MAX_EXPANSION, member_problem, open_zip, overlapping, unpacked
 
 Record = dict[str, Any]
@@ -121,6 +121,7 @@ def read_at(path: Path, offset: int) -> Record:
 def _errors_as_data_errors(path: Path) -> Iterator[None]:
     _check_file(path)
     try:
+        check_no_pointer(path)
         yield
     except _UNREADABLE as error:
         raise DataError(f"{path}: can't be read: {first_line(error)}") from error
@@ -321,6 +322,7 @@ def open_parquet(path: Path) -> Any:
 
     _check_file(path)
     try:
+        check_no_pointer(path)
         # Without a buffer, and with pre_buffer, the column of a whole row group is read at once, with all its images.
         return pq.ParquetFile(path, pre_buffer=False, buffer_size=CHUNK)
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from support.errors import DataError
+from support.files import check_no_pointer
 
 MAX_LISTING: Final = 128 << 20
 """Bytes of a zip's list of members, about a million of them; in memory it is ten times as much."""
@@ -38,6 +39,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     """A zip, opened to be read. OSError for what is no file; zipfile's errors; BadZipFile for too many members."""
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe that nobody writes would wait
         raise OSError("not a file")
+    check_no_pointer(path)
     if (size := _size_of_listing(path)) > MAX_LISTING:
         raise zipfile.BadZipFile(f"its list of members has {size} bytes, over the limit of {MAX_LISTING}")
     return zipfile.ZipFile(path)

@@ -20,8 +20,10 @@ Errors: `BenchmarkDataError`, one line that names the task and what is missing.
 import importlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,8 +32,9 @@ from support.errors import BenchmarkDataError, DataError, first_line
 from support.image_cells import NONE, SEVERAL, Find, is_image_text, picture_in_cell
 from support.image_folders import REFUSED, ImageIndex, ImageTree
 from support.images import ImageRef, PromptImage, encoded, keep, picture, shorten
-from support.records import PARQUET, Record, check_parquet, read
+from support.records import PARQUET, Record, check_parquet, columns, read
 from tasks.columns import needed_columns, read_columns, shown
+from tasks.data_files import TABLES, choose_tables
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,8 +44,6 @@ log = logging.getLogger(__name__)
 IMAGE: Final = "image"
 FILE_COLUMNS: Final = ("image", "imagename", "image_name", "image_path", "file_name", "filename", "image_file")
 """What tables call the column with the image or its file."""
-TABLES: Final = (PARQUET, ".jsonl", ".json", ".tsv", ".csv")
-
 MAX_ROWS: Final = 5_000_000
 """Of a benchmark's tables, whose rows are all held; the largest benchmarks have half a million."""
 
@@ -204,49 +205,92 @@ def _find_downloaded(data: str) -> Find:
 
 
 def _read_local(source: DocumentSource, path: Path) -> "Dataset":
-    task = source.task
     if not (path.is_dir() or path.is_file()):
-        raise BenchmarkDataError(f"{task}: --data {path}: no such file or folder")
-    reader = source.rows_from
-    if source.rows_from_folder and path.is_dir():
-        has_table = any(any(path.rglob(f"*{suffix}")) for suffix in TABLES if suffix != ".json")
-        reader = reader if has_table else source.rows_from_folder
+        raise BenchmarkDataError(f"{source.task}: --data {path}: no such file or folder")
     find = ImageTree(path if path.is_dir() or path.suffix == ".zip" else path.parent, beside=True).find
-    if reader is not None and not any(path.glob(f"**/*{PARQUET}")):
-        try:
-            rows = _rows_reader(reader)(path)
-        except (OSError, ValueError) as error:
-            raise BenchmarkDataError(f"{task}: --data {path}: {error}") from error
-        return _dataset_of_rows(source, rows, find)
-    tables = [path]
+    try:
+        return _read_files(source, path, find)
+    except BenchmarkDataError:
+        raise
+    except (DataError, OSError, ValueError) as error:
+        where = "" if str(error).startswith(str(path)) else f"--data {path}: "
+        raise BenchmarkDataError(f"{source.task}: {where}{error}") from error
+
+
+def _read_files(source: DocumentSource, path: Path, find: Find) -> "Dataset":
+    """Raises DataError, OSError or ValueError that do not name the task."""
+    tables = [[path]]
     if path.is_dir():
-        tables = sorted(file for file in path.rglob("*") if file.suffix in TABLES and file.is_file())
-    if not tables:
-        raise BenchmarkDataError(f"{task}: --data {path}: no {', '.join(TABLES)} file in it")
-    kinds = {table.suffix for table in tables}
+        splits = [source.split] if isinstance(source.split, str) else list(source.split)
+        tables = choose_tables(path, config=source.config, splits=splits, wanted=partial(_has_columns, source))
+    files = [file for part in tables for file in part]
+    kinds = {file.suffix.lower() for file in files}
+    if (reader := _own_reader(source, path, files)) is not None:
+        return _dataset_of_rows(source, _rows_reader(reader)(path), find)
+    if not files:
+        raise DataError(f"{path}: no {', '.join(TABLES)} file in it")
     if len(kinds) > 1:
-        several = ", ".join(sorted(kinds))
-        raise BenchmarkDataError(f"{task}: --data {path}: tables of several kinds ({several}); name one of them")
+        raise DataError(f"{path}: tables of several kinds ({', '.join(sorted(kinds))}); name one of them")
     if kinds == {PARQUET}:
-        from datasets import load_dataset
+        found = _read_parquet(source, tables, find)
+    else:
+        rows = list(islice((row for file in files for row in read(file, strict=True)), MAX_ROWS + 1))
+        _check_number(source, len(rows))
+        found = _dataset_of_rows(source, rows, find)
+    if len(files) > 1 and not source.key:
+        _check_copies(found, files)
+    return found
 
-        _check_tables(source, tables)
-        table = load_dataset("parquet", data_files=[str(file) for file in tables], split="train")
-        return _dataset_of_table(source, table, find)
+
+def _check_copies(found: "Dataset", files: Sequence[Path]) -> None:
+    """DataError where files without a key hold the same rows; a few rows of a benchmark may be alike."""
+    times = Counter(json.dumps(row, default=str, sort_keys=True) for row in found.to_list())
+    if times and min(times.values()) > 1:
+        raise DataError(f"{_list_files(files)}: all {len(found)} rows come several times; name one of the copies")
+
+
+def _has_columns(source: DocumentSource, names: Collection[str]) -> bool:
+    """Whether a table is the task's, by its columns; any image column will do."""
+    there = {*names, *(name for name, other in source.other_names.items() if other in names)}
+    if any(name in FILE_COLUMNS for name in names):
+        there.add(IMAGE)
+    return there.issuperset(needed_columns(source.columns))
+
+
+def _own_reader(source: DocumentSource, path: Path, files: Sequence[Path]) -> str | None:
+    """The function that reads the task's own layout, where that is what a path holds and not the hub's table."""
+    kinds = {file.suffix.lower() for file in files}
+    if source.rows_from is not None:
+        is_table = kinds == {PARQUET} and (path.is_file() or any(_file_has_columns(source, file) for file in files))
+        return None if is_table else source.rows_from
+    return source.rows_from_folder if path.is_dir() and kinds <= {".json"} else None
+
+
+def _file_has_columns(source: DocumentSource, file: Path) -> bool:
     try:
-        rows = list(islice((row for file in tables for row in read(file, strict=True)), MAX_ROWS + 1))
-    except DataError as error:
-        raise BenchmarkDataError(f"{task}: {error}") from None
-    _check_number(source, len(rows))
-    return _dataset_of_rows(source, rows, find)
+        return _has_columns(source, columns(file))
+    except DataError:
+        return True  # it is read, and says why it can't be
 
 
-def _check_tables(source: DocumentSource, tables: Sequence[Path]) -> None:
-    """BenchmarkDataError for parquet files that can't be read, or would fill memory and disk: a table is copied."""
-    try:
-        _check_number(source, sum(map(check_parquet, tables)))
-    except DataError as error:
-        raise BenchmarkDataError(f"{source.task}: {error}") from None
+def _read_parquet(source: DocumentSource, tables: Sequence[Sequence[Path]], find: Find) -> "Dataset":
+    """Each split by itself, as from the hub: their columns may differ in what the task does not need."""
+    from datasets import concatenate_datasets, load_dataset
+    from datasets.exceptions import DatasetsError
+
+    _check_number(source, sum(check_parquet(file) for part in tables for file in part))
+    parts = []
+    for files in tables:
+        try:
+            table = load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+        except DatasetsError as error:
+            raise DataError(f"{_list_files(files)}: not shards of one table: {first_line(error)}") from None
+        parts.append(_dataset_of_table(source, table, find))
+    return concatenate_datasets(parts)
+
+
+def _list_files(files: Sequence[Path]) -> str:
+    return ", ".join(str(file) for file in files[:4]) + (", ..." if len(files) > 4 else "")
 
 
 def _check_number(source: DocumentSource, rows: int) -> None:

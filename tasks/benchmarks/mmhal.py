@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from support.errors import AnswerFileError
+from support.errors import AnswerFileError, DataError
+from support.records import TEXT, columns, suffix
 from tasks.answer_files import (
     ANSWER_FIELDS,
     Answered,
@@ -124,14 +125,10 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     from support.image_folders import ImageTree, there
     from support.image_names import AMBIGUOUS
 
-    files = [folder]
-    if folder.is_dir():
-        files = sorted(folder.rglob("*template*.json")) or sorted(folder.rglob("*.json*"))
-    if not files:
-        raise AnswerFileError(f"{folder}: has no response_template.json")
+    file = _find_questions(folder) if folder.is_dir() else folder
     pictures = ImageTree(folder if folder.is_dir() or folder.suffix == ".zip" else folder.parent)
     found = []
-    for row in read_rows(files[0]):
+    for row in read_rows(file):
         if row.get("image") is not None:
             found.append(row)
             continue
@@ -141,6 +138,22 @@ def rows(folder: Path) -> list[dict[str, Any]]:
         image = named if there(named) or named.problem == AMBIGUOUS or not there(by_id) else by_id
         found.append({**row, "image": image})
     return found
+
+
+def _find_questions(folder: Path) -> Path:
+    """The template, or another file with the benchmark's questions, wherever in the folder it is."""
+    for name in ("*template*.json", "*.json*"):
+        for file in sorted(folder.rglob(name)):
+            if suffix(file, TEXT) and _holds_questions(file):
+                return file
+    raise AnswerFileError(f"{folder}: has no response_template.json")
+
+
+def _holds_questions(file: Path) -> bool:
+    try:
+        return set(QUESTION) <= set(columns(file))
+    except DataError:
+        return "template" in file.name  # whoever reads it says what is wrong
 
 
 @scores_replies

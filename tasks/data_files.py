@@ -1,0 +1,201 @@
+"""Which files of a folder are a task's table: those of its configuration and split, as the hub would choose them.
+
+    choose_tables(Path("MMBench"), config="en", splits=["dev"], wanted=...)     # [[en/dev-00000-of-00001.parquet]]
+
+A clone of a hub dataset has all its configurations and splits beside one another. Its README.md says in a YAML header
+(`configs`) which files are which; without one, the names of folders and files do (`en/dev-*`, `data/image-*`). What is
+left alone is said. Nothing outside the folder is read, whatever a README says.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, TypeVar
+
+from support.errors import DataError
+from support.files import read_regular
+from support.parsing import parse_yaml
+from support.records import PARQUET, columns
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+TABLES: Final = (PARQUET, ".jsonl", ".json", ".tsv", ".csv")
+"""Kinds of tables; the first of which a folder has files that hold the task's columns is read."""
+MAX_README: Final = 16 << 20
+
+Wanted = Callable[[Collection[str]], bool]
+"""Whether a table with these columns is meant."""
+
+_NAMES_OF_SPLITS: Final = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+"""What names of files and folders call the usual splits (the hub's own list), and which split that is."""
+_SHARD: Final = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}\b.*")
+_DEFAULT: Final = frozenset({"data", "default"})
+"""Folders of a dataset's configuration without a name."""
+
+
+def tables_below(folder: Path) -> list[Path]:
+    """All tables of a folder, at any depth; not those of hidden folders, such as `.git`."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in TABLES and path.is_file())
+    return sorted(path for path in found if not any(part.startswith(".") for part in _parts(folder, path)))
+
+
+def choose_tables(folder: Path, *, config: str | None, splits: Sequence[str], wanted: Wanted) -> list[list[Path]]:
+    """The files of the task's table in a folder, those of one split in one list; an empty list where it has no table.
+
+    Of files that don't have the `wanted` columns all are returned: whoever reads them says what is missing. DataError
+    where the folder has only several other splits than those of the task.
+    """
+    found = tables_below(folder)
+    listed = _listed_by_readme(folder, config, splits)
+    chosen = [path for path in found if path in listed]
+    if not chosen:
+        chosen = _of_split(folder, _of_config(folder, found, config), splits)
+    chosen = _of_kind(chosen, wanted)
+    if left := [path for path in found if path not in chosen]:
+        log.info("%s: read: %s; left alone: %s", folder, _list_names(folder, chosen), _list_names(folder, left))
+    by_split: dict[str | None, list[Path]] = {}
+    for path in chosen:
+        by_split.setdefault(split_of(_parts(folder, path), splits), []).append(path)
+    return list(by_split.values())
+
+
+# By README.md.
+
+
+def _listed_by_readme(folder: Path, config: str | None, splits: Sequence[str]) -> set[Path]:
+    """The files that the header of README.md gives for a configuration and its splits; none where it says nothing."""
+    entry = _choose_entry(_read_configs(folder / "README.md"), config)
+    files, base = entry.get("data_files"), str(entry.get("data_dir") or "")
+    parts = [one for one in files if isinstance(one, dict)] if isinstance(files, list) else []
+    own = _matching({place: str(part.get("split")) for place, part in enumerate(parts)}, splits)
+    named = [parts[place].get("path") for place in own]
+    patterns = [pattern for paths in named for pattern in (paths if isinstance(paths, list) else [paths])]
+    return {file for pattern in patterns for file in _glob_inside(folder, base, pattern)}
+
+
+def _read_configs(readme: Path) -> list[dict[str, Any]]:
+    """The configurations in a README's header; none where there is no header that can be read."""
+    import yaml
+
+    try:
+        text = read_regular(readme, MAX_README).decode("utf-8-sig", "replace")
+        header = re.match(r"\s*---\s*\n(.*?)\n---\s*(?:\n|$)", text, re.DOTALL)
+        found = parse_yaml(header[1].encode(), yaml.SafeLoader) if header else None
+    except (OSError, OverflowError, ValueError):
+        return []
+    listed = found.get("configs") if isinstance(found, dict) else None
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
+def _choose_entry(configs: Sequence[dict[str, Any]], config: str | None) -> dict[str, Any]:
+    """The configuration of this name; for none, the default one, or the only one."""
+    if config is not None:
+        found = [one for one in configs if one.get("config_name", "default") == config]
+    else:
+        found = [one for one in configs if one.get("default") is True]
+        found = found or [one for one in configs if one.get("config_name", "default") == "default"] or list(configs)
+    return found[0] if len(found) == 1 else {}
+
+
+def _glob_inside(folder: Path, base: str, pattern: object) -> Iterable[Path]:
+    """The files that a pattern names below the folder; none for one that leads anywhere else."""
+    if not isinstance(pattern, str) or "://" in pattern + base:
+        return ()
+    path = PurePosixPath(base) / pattern
+    if path.is_absolute() or ".." in path.parts:
+        return ()
+    try:
+        return [file for file in folder.glob(str(path)) if file.is_file()]
+    except (ValueError, NotImplementedError, OSError, RecursionError):
+        return ()
+
+
+# By names.
+
+
+def _of_config(folder: Path, files: Sequence[Path], config: str | None) -> list[Path]:
+    """Those in the folder of a configuration, or with its name in theirs; for none, those of `data` or `default` before
+    those of other folders. All, where no name says so."""
+    if config is None:
+        own = [path for path in files if _DEFAULT & {part.lower() for part in _parts(folder, path)[:-1]}]
+    else:
+        name = config.lower()
+        own = [path for path in files if name in (part.lower() for part in _parts(folder, path)[:-1])]
+        own = own or [path for path in files if name in _words(path.name)]
+    return own or list(files)
+
+
+def _of_split(folder: Path, files: Sequence[Path], splits: Sequence[str]) -> list[Path]:
+    """Those whose names say that they are of these splits; all, where no name says a split that the task may have."""
+    told = {path: split_of(_parts(folder, path), splits) for path in files}
+    if own := _matching({path: split for path, split in told.items() if split is not None}, splits):
+        return own
+    others = sorted({split for split in told.values() if split in _NAMES_OF_SPLITS})
+    if others and all(split in others for split in told.values()):
+        told_and_due = f"{folder}: has the split {', '.join(others)}, the benchmark is {' and '.join(splits)}"
+        if len(others) > 1:
+            raise DataError(f"{told_and_due}; name the file itself to read it")
+        log.warning("%s by the names of its files; it is read", told_and_due)
+    return list(files)
+
+
+def split_of(parts: Sequence[str], splits: Sequence[str]) -> str | None:
+    """The split that a path says: as `SPLIT-00000-of-00001`, by a folder, or in the file's name; None for none."""
+    file = parts[-1].lower()
+    if shard := _SHARD.fullmatch(file):
+        return shard["split"]
+    stem, own = file.partition(".")[0], {split.lower() for split in splits}
+    names = [part.lower() for part in reversed(parts[:-1])]
+    found = [name for name in (stem, *names) if name in own or name in _NAMES_OF_SPLITS]
+    return next(iter([*found, *(word for word in _words(stem) if word in _NAMES_OF_SPLITS)]), None)
+
+
+def _matching(named: Mapping[_T, str], splits: Sequence[str]) -> list[_T]:
+    """What is of one of these splits; where none is, what calls one otherwise, as dev and validation do."""
+    wanted = {split.lower() for split in splits}
+    found = [one for one, name in named.items() if name.lower() in wanted]
+    usual = {_NAMES_OF_SPLITS.get(name, name) for name in wanted}
+    return found or [one for one, name in named.items() if _NAMES_OF_SPLITS.get(name.lower()) in usual]
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[-_. ]", name.lower()) if word]
+
+
+def _of_kind(files: Sequence[Path], wanted: Wanted) -> list[Path]:
+    """Of the first kind of which files hold the wanted columns, these; all files where none do."""
+    for kind in TABLES:
+        if found := [path for path in files if path.suffix.lower() == kind and _may_hold(path, wanted)]:
+            return found
+    return list(files)
+
+
+def _may_hold(path: Path, wanted: Wanted) -> bool:
+    """Whether a file has the columns, or can't be read: whoever reads it says why."""
+    try:
+        return wanted(columns(path))
+    except DataError:
+        return path.suffix.lower() != ".json"  # as many a .json beside a table is none
+
+
+def _parts(folder: Path, path: Path) -> tuple[str, ...]:
+    return path.relative_to(folder).parts
+
+
+def _list_names(folder: Path, files: Sequence[Path]) -> str:
+    names = ", ".join(path.relative_to(folder).as_posix() for path in files[:6])
+    return (names or "none") + (f", ... ({len(files)} files)" if len(files) > 6 else "")
