@@ -24,14 +24,14 @@ judge_app.command("bench")(bench_command)
 
 @judge_app.command("ledger")
 def judge_ledger_command(ledger: LedgerPath = LEDGER, as_json: Json = False) -> int:
-    """Show what judges were paid for: calls, tokens and money by task and model."""
+    """Show what judges were paid for: calls, tokens and money by task, judge and the model that has answered."""
     from dataclasses import asdict
 
     from support.markdown import cell, table
     from tasks.judges.failures import grouped
 
     found = _open_ledger(ledger)
-    totals, failures = found.summary(), found.failures()
+    totals, failures = found.summary(by_served=True), found.failures()
     if as_json:
         lost = [
             {"task": task, "model": model, "reasons": dict(Counter(why))} for (task, model), why in failures.items()
@@ -42,15 +42,17 @@ def judge_ledger_command(ledger: LedgerPath = LEDGER, as_json: Json = False) -> 
         [
             cell(t.task),
             cell(t.model),
+            cell(t.served),
             *map(str, (t.calls, t.losses)),
-            *(_write_tokens(tokens, t) for tokens in (t.prompt_tokens, t.completion_tokens)),
+            _write_tokens(t.prompt_tokens, t) + f" ({t.cached_tokens} cached)" * bool(t.cached_tokens),
+            _write_tokens(t.completion_tokens, t),
             money(t.price),
             str(t.estimated),
         ]
         for t in totals
     ]
     counts = ["replies", "paid without reply", "prompt tokens", "reply tokens", "money", "of them estimated"]
-    print(table(["task", "judge", *counts], rows) if rows else "No calls.")
+    print(table(["task", "judge", "answered by", *counts], rows) if rows else "No calls.")
     for (task, model), reasons in failures.items():
         print(f"{len(reasons)} questions of {task or 'no task'} have no reply of {model}: {grouped(reasons)}")
     return OK

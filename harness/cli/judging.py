@@ -39,6 +39,8 @@ def print_judge_plans(plans: "Sequence[JudgePlan]", as_json: bool = False) -> in
         for p in plans
     ]
     print(table(["task", "judge", "calls", "in the ledger", "prompt tokens", "reply tokens", "price"], rows))
+    if any(p.price is None for p in plans):
+        print("unknown price: --judge-price IN,OUT tells it, in US dollars for a million tokens of prompts and replies")
     print("nothing was asked (--dry-run); second questions and retries are not included")
     return OK
 

@@ -14,6 +14,7 @@ from harness.cli.setting_options import OptionGroup, check_at_least, parse_pairs
 from support.errors import SettingError
 from support.settings import LARGEST_SEED, made, settings_of
 from tasks.judges.addresses import OPENAI, server_of
+from tasks.judges.prices import read_price
 from tasks.judges.settings import JudgeSettings
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class JudgeOptions(JudgeSettings):
     def __post_init__(self) -> None:
         check_at_least("--judge-budget", self.budget, 0)
         check_at_least("--judge-repeats", self.repeats, 1)
+        if self.price is not None:
+            read_price(self.price, "--judge-price")
         self.judge_settings()
 
     def check(self, context: typer.Context, judged: bool = True) -> None:

@@ -12,7 +12,7 @@ from harness.models.served_identity import FINGERPRINT
 from harness.models.spec import ModelSpec
 from leaderboards.board.board import Board
 from leaderboards.board.earlier_digests import SCHEME, SCHEME_FACT
-from leaderboards.board.entry import SHARES_NOTHING, Entry, without_device
+from leaderboards.board.entry import COST_NOT_KNOWN, SHARES_NOTHING, Entry, without_device
 from support.settings import LARGEST_SEED, check_integer
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
@@ -88,6 +88,10 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
         facts["judge image"] = images
     if isinstance(judge, OpenAIJudge) and judge.client.asked_otherwise:
         facts["judge parameters"] = "; ".join(sorted(judge.client.asked_otherwise))
+    if isinstance(judge, OpenAIJudge) and judge.settings.price is not None:
+        facts["judge price"] = judge.settings.price
+    if isinstance(judge, OpenAIJudge) and judge.client.unpriced:
+        facts[COST_NOT_KNOWN] = f"not known of {judge.client.unpriced} calls"
     served = sorted(judge.client.served) if isinstance(judge, OpenAIJudge) else []
     if served and served != [judge.model]:
         facts["judge served"] = ", ".join(served)

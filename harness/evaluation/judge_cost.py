@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tasks.judges import prices
 from tasks.judges.batch import BatchJudge
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import GREEDY, JudgeSession, Question, Sampling
@@ -85,14 +84,15 @@ def plan(
 def planned(counting: Counting, task: str) -> JudgePlan:
     """The cost of the counted questions."""
     completion, judge = round(counting.completion_tokens), counting.judge
+    calls, batch = len(counting.keys) - counting.kept, isinstance(judge, BatchJudge)
     return JudgePlan(
         task=task,
         model=judge.model,
-        calls=len(counting.keys) - counting.kept,
+        calls=calls,
         kept=counting.kept,
         prompt_tokens=counting.prompt_tokens,
         completion_tokens=completion,
-        price=prices.price(judge.model, counting.prompt_tokens, completion, batch=isinstance(judge, BatchJudge)),
+        price=judge.client.tariff.cost(counting.prompt_tokens, completion, calls=calls, batch=batch),
     )
 
 

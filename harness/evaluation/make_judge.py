@@ -43,10 +43,11 @@ def make_judge(
     except SettingError as error:
         hint = f" (known without: {EXACT})" if "name its server" in str(error) else ""
         raise SettingError(f"{error}{hint}") from None
-    if budget is not None and prices.price(name, 1, 1) is None:
+    tariff = prices.Tariff(model=name, url=server.url, told=settings.told_price)
+    if budget is not None and tariff.cost(1, 1) is None:
         raise SettingError(
-            f"--judge-budget: no price of {name!r} is known; add it to a file of prices and name that in"
-            f" {prices.OVERRIDE}"
+            f"--judge-budget: no price of {name!r} is known; give it by --judge-price IN,OUT (US dollars for a million"
+            f" tokens of prompts and of replies), or in a file named by {prices.OVERRIDE}"
         )
     kind = BatchJudge if batch else OpenAIJudge
     if known_as is not None and not known_as.strip():

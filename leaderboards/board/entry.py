@@ -56,6 +56,8 @@ SETTINGS_OF_MODEL: Final = ("configuration", "chat template", "server says", "fi
 _MAY_LACK: Final = ("configuration", "chat template", "server says")
 """Those of them that entries of earlier versions lack."""
 
+COST_NOT_KNOWN: Final = "judge cost"
+"""In provenance: of how many of the judge's calls the price is not known; they are not in `cost`."""
 SHARES_NOTHING: Final = "nothing (exact)"
 """What the fact "shared" says of a model that was asked one question at a time."""
 

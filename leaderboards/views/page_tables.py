@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from leaderboards.board.entry import Entry
+from leaderboards.board.entry import COST_NOT_KNOWN, Entry
 from leaderboards.statistics.verdict import PairedTest
 from leaderboards.views.columns import (
     MUTE,
@@ -229,6 +229,8 @@ class CostRow(NamedTuple):
     usd: float
     share: float
     """Of the most expensive model's cost, in %."""
+    unknown: bool
+    """Whether there were calls whose price is not known; they are in no sum."""
 
 
 def cost_table(entries: Sequence[Entry]) -> list[CostRow]:
@@ -252,6 +254,7 @@ def cost_table(entries: Sequence[Entry]) -> list[CostRow]:
                 seconds=sum(entry.seconds for entry in own.values()),
                 usd=usd[model],
                 share=round(100 * usd[model] / highest, 2) if highest else 0.0,
+                unknown=any(COST_NOT_KNOWN in entry.provenance for entry in own.values()),
             )
         )
     return rows

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Final
 from support.errors import JudgeDown, SettingError
 from support.progress import report
 from tasks.answer import FailedAnswer
-from tasks.judges import prices
 from tasks.judges.batch_lines import Line, read_lines, write_line
 from tasks.judges.chat_client import run_in_thread
 from tasks.judges.completions import words_of
@@ -165,7 +164,7 @@ class BatchJudge(OpenAIJudge):
         """Make batches of these questions, but for those that other processes ask; how many were made."""
         budget, tokens = self.client.budget, sum(request.tokens for request in missing.values())
         reply_tokens = round(self.client.expected_reply(label) * len(missing))
-        cost = prices.price(self.model, tokens, reply_tokens, batch=True) or 0.0
+        cost = self.client.tariff.cost(tokens, reply_tokens, calls=len(missing), batch=True) or 0.0
         what = f"{len(missing)} questions for about ${cost:.4f}"
         while budget is not None and not budget.reserve(cost, what):
             await asyncio.sleep(min(self.poll, 1.0))

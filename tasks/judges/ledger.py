@@ -3,7 +3,7 @@
     ledger = Ledger(Path("runs/ledger.sqlite"))
     ledger.reply(key)                       # the reply, or None
     ledger.put(Call(key=key, ...))          # on disk when it returns
-    ledger.summary()                        # calls, tokens and money by task and model
+    ledger.summary(by_served=True)          # calls, tokens and money by task, model and what has answered
 
 One SQLite file in WAL mode, which several processes may share. A call is one row, committed by itself: a kill loses
 only calls in flight. A key is claimed before it is asked (`claims`), so that two processes don't pay for it twice. What
@@ -30,6 +30,7 @@ from tasks.judges.budgets import Budget
 from tasks.judges.claims import Claims
 from tasks.judges.open_batches import OpenBatches
 from tasks.judges.paid_bodies import PaidBodies
+from tasks.judges.replies import NOT_SAID
 
 MOST: Final = 2**53
 """What no count, price or time of an export comes to."""
@@ -43,10 +44,11 @@ SCHEMA: Final = Schema(
         "reply TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, latency REAL NOT NULL, "
         "attempts INTEGER NOT NULL, batch INTEGER NOT NULL, created TEXT NOT NULL, "
         "finish TEXT NOT NULL DEFAULT 'stop', asked TEXT NOT NULL DEFAULT '', server TEXT NOT NULL DEFAULT '', "
-        "fingerprint TEXT NOT NULL DEFAULT '', estimated INTEGER NOT NULL DEFAULT 0",
+        "fingerprint TEXT NOT NULL DEFAULT '', estimated INTEGER NOT NULL DEFAULT 0, "
+        "cached_tokens INTEGER NOT NULL DEFAULT 0",
         "losses": "id INTEGER PRIMARY KEY, key TEXT NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL, "
         "reason TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, created TEXT NOT NULL, "
-        "estimated INTEGER NOT NULL DEFAULT 0",
+        "estimated INTEGER NOT NULL DEFAULT 0, served TEXT NOT NULL DEFAULT ''",
         "failures": "key TEXT PRIMARY KEY, task TEXT NOT NULL, model TEXT NOT NULL, reason TEXT NOT NULL, "
         "created TEXT NOT NULL",
         "runs": "scope TEXT PRIMARY KEY, run TEXT NOT NULL",
@@ -64,8 +66,9 @@ SCHEMA: Final = Schema(
             "server": "TEXT NOT NULL DEFAULT ''",
             "fingerprint": "TEXT NOT NULL DEFAULT ''",
             "estimated": "INTEGER NOT NULL DEFAULT 0",
+            "cached_tokens": "INTEGER NOT NULL DEFAULT 0",
         },
-        "losses": {"estimated": "INTEGER NOT NULL DEFAULT 0"},
+        "losses": {"estimated": "INTEGER NOT NULL DEFAULT 0", "served": "TEXT NOT NULL DEFAULT ''"},
         **open_batches.LATER,
         **paid_bodies.LATER,
     },
@@ -107,6 +110,8 @@ class Call:
     """What the server called the version of itself that answered."""
     estimated: bool = False
     """Whether tokens and price are estimates: the server gave no count."""
+    cached_tokens: int = 0
+    """Of the prompt's, those that the server had read before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +126,7 @@ class Loss:
     completion_tokens: int | None
     price: float | None
     estimated: bool = False
+    served: str = ""
 
     @classmethod
     def of(cls, call: Call, reason: str) -> "Loss":
@@ -135,6 +141,9 @@ class Total:
 
     task: str
     model: str
+    """The one asked for."""
+    served: str
+    """What has answered, as the server says."""
     calls: int
     losses: int
     """Paid calls without a usable reply."""
@@ -146,6 +155,8 @@ class Total:
     """Calls whose tokens and price are estimates, since the server gave no count."""
     uncounted: int
     """Calls of earlier versions whose tokens nobody counted or estimated; they are in no sum."""
+    cached_tokens: int
+    """Of the prompts', those that the server had read before."""
 
 
 def now() -> str:
@@ -278,19 +289,23 @@ class Ledger:
         ((mean,),) = self._run("SELECT AVG(completion_tokens) FROM calls WHERE task = ? AND model = ?", task, model)
         return None if mean is None else float(mean)
 
-    def summary(self) -> list[Total]:
-        """What was paid, by task and model."""
-        rows = self._run("""
-            SELECT task, model, SUM(call), SUM(loss), CAST(TOTAL(prompt_tokens) AS INTEGER),
-                CAST(TOTAL(completion_tokens) AS INTEGER), CASE COUNT(price) WHEN COUNT(*) THEN TOTAL(price) END,
-                SUM(estimated), SUM(prompt_tokens IS NULL)
+    def summary(self, *, by_served: bool = False) -> list[Total]:
+        """What was paid, by task and model, and if so by the model that has answered."""
+        groups = "task, model, served" if by_served else "task, model"
+        rows = self._run(f"""
+            SELECT task, model, GROUP_CONCAT(DISTINCT served), SUM(call), SUM(loss),
+                CAST(TOTAL(prompt_tokens) AS INTEGER), CAST(TOTAL(completion_tokens) AS INTEGER),
+                CASE COUNT(price) WHEN COUNT(*) THEN TOTAL(price) END,
+                SUM(estimated), SUM(prompt_tokens IS NULL), SUM(cached)
             FROM (
-                SELECT task, model, 1 AS call, 0 AS loss, prompt_tokens, completion_tokens, price, estimated
+                SELECT task, model, served, 1 AS call, 0 AS loss, prompt_tokens, completion_tokens, price, estimated,
+                    cached_tokens AS cached
                 FROM calls UNION ALL
-                SELECT task, model, 0 AS call, 1 AS loss, prompt_tokens, completion_tokens, price, estimated
+                SELECT task, model, IIF(served = '', '{NOT_SAID}', served), 0 AS call, 1 AS loss, prompt_tokens,
+                    completion_tokens, price, estimated, 0 AS cached
                 FROM losses
             )
-            GROUP BY task, model ORDER BY task, model
+            GROUP BY {groups} ORDER BY {groups}
         """)
         return [Total(*row) for row in rows]
 

@@ -24,7 +24,7 @@ from tasks.judges.ledger import Call, Ledger, Loss, now
 from tasks.judges.pace import FIRST_CALLS, Refusals
 from tasks.judges.paid_bodies import Body
 from tasks.judges.parameters import Parameters, in_words
-from tasks.judges.replies import NOT_SAID, Reply, usage_of
+from tasks.judges.replies import NOT_SAID, Reply, cached_of, served_of, usage_of
 from tasks.judges.requests import Request
 from tasks.judges.settings import ClientSettings
 
@@ -51,6 +51,8 @@ class PaidReplies:
     ) -> None:
         self.model, self.route, self.ledger = model, Route(server), ledger
         self.settings, self.identity = settings or ClientSettings(), identity or server.identity
+        self.tariff = prices.Tariff(model=model, url=server.url, told=self.settings.told_price)
+        """What calls cost."""
         self.budget = None if budget is None else ledger.budget(model, f"{model} at {self.identity}", budget)
         """What may be spent, together with other processes."""
         self.parameters = Parameters(model, takes=capabilities_of(model, host_of(server.url)))
@@ -67,6 +69,8 @@ class PaidReplies:
         """Requests refused before there was any reply."""
         self.paid = 0.0
         """US dollars since this client was made, as far as prices are known."""
+        self.unpriced = 0
+        """Calls since then whose price is not known."""
         self.fresh = False
         """Whether what the ledger keeps is asked again, and replaced."""
         self.reused = Reuse()
@@ -148,23 +152,24 @@ class PaidReplies:
             if not failure.paid:
                 self.ledger.bodies.drop(body.key)
             elif not body.is_booked:
-                self._book_loss(request, failure, body)
+                self._book_loss(request, failure, body, found)
             raise
         except HarnessError:  # the server says, in a body of status 200, that it takes no calls
             self.ledger.bodies.drop(body.key)
             raise
         self._tell_of_count(found)
         mark = found.get("system_fingerprint") if isinstance(found, Mapping) else None
-        self.book_reply(request, reply, body, fingerprint=one_line(mark)[:200] if isinstance(mark, str) else "")
+        self._book_reply(request, reply, body, found, one_line(mark)[:200] if isinstance(mark, str) else "")
         return reply
 
-    def book_reply(self, request: Request, reply: Reply, body: Body, *, fingerprint: str = "") -> None:
-        """Keep a reply; it is on disk when this returns."""
+    def _book_reply(self, request: Request, reply: Reply, body: Body, found: Any, fingerprint: str) -> None:
+        """Keep a reply, read as JSON in `found`; it is on disk when this returns."""
         if not reply.end_told:
             self._tell_once(logging.INFO, "no finish_reason: replies with fewer tokens than the limit count as whole")
         self.refusals.replied = True
         asked = in_words(request.body, body.sent)
-        tokens, price = self._charge(request, reply.usage, prices.text_tokens(reply.text), body)
+        cached = cached_of(found) if isinstance(found, Mapping) else 0
+        tokens, price = self._charge(request, reply.usage, prices.text_tokens(reply.text), body, found)
         call = Call(
             key=request.key,
             task=request.label,
@@ -183,6 +188,7 @@ class PaidReplies:
             server=self.server.shown,
             fingerprint=fingerprint,
             estimated=reply.usage is None,
+            cached_tokens=cached,
         )
         if self.ledger.put(call, instead=self.fresh, run=self._run):
             self._new.add(request.key)
@@ -222,21 +228,25 @@ class PaidReplies:
     def _run(self) -> str:
         return "" if self.budget is None else self.budget.run
 
-    def _book_loss(self, request: Request, error: NoReply, body: Body) -> None:
+    def _book_loss(self, request: Request, error: NoReply, body: Body, found: Any) -> None:
         """Keep what a call without a usable reply has cost."""
         expected = round(self.expected_reply(request.label, request.max_tokens))
-        tokens, price = self._charge(request, error.usage, expected, body)
+        tokens, price = self._charge(request, error.usage, expected, body, found)
         facts: dict[str, Any] = {"key": request.key, "task": request.label, "model": self.model, "reason": error.why}
+        facts["served"] = served_of(found) if isinstance(found, Mapping) else ""
         loss = Loss(prompt_tokens=tokens[0], completion_tokens=tokens[1], price=price, **facts)
         self.ledger.lose(replace(loss, estimated=error.usage is None), run=self._run, body=True)
 
     def _charge(
-        self, request: Request, usage: Usage | None, reply_tokens: int, body: Body
+        self, request: Request, usage: Usage | None, reply_tokens: int, body: Body, found: Any
     ) -> tuple[Usage, float | None]:
         """The tokens and the price of a call, estimated where the server did not count."""
         tokens = usage or (request.tokens, reply_tokens)
-        price = prices.price(self.model, *tokens, batch=body.batch)
+        said = found if isinstance(found, Mapping) else {}
+        more: dict[str, Any] = {"cached": cached_of(said), "served": served_of(said)}
+        price = self.tariff.cost(*tokens, batch=body.batch, **more)
         self.paid += price or 0.0
+        self.unpriced += price is None
         return tokens, price
 
     def _tell_of_count(self, found: Any) -> None:

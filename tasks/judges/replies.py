@@ -139,13 +139,11 @@ def _read(body: Any, limit: int | None) -> tuple[Reply, str | None, str]:
         raise PermanentError("a call of tools", usage)
     content, in_parts = _read_text(message.get("content"), usage)
     beside = next((name for name in REASONING if message.get(name)), "content" if in_parts else "")
-    named = body.get("model")
-    served = one_line(clean(named))[:200] if isinstance(named, str) else ""
     reply = Reply(
         text=clean(content or ""),
         limited=limited,
         usage=usage,
-        served=served or NOT_SAID,
+        served=served_of(body) or NOT_SAID,
         end_told=finish is not None,
     )
     return reply, content, f" (in {beside})" * bool(beside)
@@ -156,12 +154,32 @@ def usage_of(body: Mapping[str, Any]) -> Usage | None:
     usage = body.get("usage")
     if not isinstance(usage, Mapping):
         return None
-    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    prompt, completion = (
-        count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < MOST_TOKENS else None
-        for count in counts
-    )
-    return None if prompt is None or completion is None else (prompt, completion)
+    prompt, completion, total = (_count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    if prompt is None or completion is None:
+        return None
+    return prompt, max(completion, (total or 0) - prompt)  # Gemini and Grok count thoughts in the total alone
+
+
+def cached_of(body: Mapping[str, Any]) -> int:
+    """The tokens of a prompt that the server had read before, which it sells cheaper; 0 if it did not say."""
+    usage = body.get("usage")
+    if not isinstance(usage, Mapping):
+        return 0
+    details = usage.get("prompt_tokens_details")
+    found = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    names = ("prompt_cache_hit_tokens", "cached_tokens")  # DeepSeek's, Moonshot's
+    return next((count for count in map(_count, (found, *map(usage.get, names))) if count is not None), 0)
+
+
+def served_of(body: Mapping[str, Any]) -> str:
+    """The model that has answered, as the server says; empty if it did not."""
+    named = body.get("model")
+    return one_line(clean(named))[:200] if isinstance(named, str) else ""
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens, or None for what can't be one."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_TOKENS else None
 
 
 def _raise_error_in(found: Mapping[str, Any], usage: Usage | None) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from support.errors import SettingError
+from tasks.judges.prices import read_price
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +29,21 @@ class ClientSettings:
     """Most tokens a minute, of prompts and replies."""
     retry_unread: bool = False
     """Ask again, and pay again, where a reply that was paid for can't be read."""
+    price: str | None = None
+    """IN,OUT: US dollars for a million tokens of prompts and of replies, in place of any list's; recorded."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in MAY_BE_ZERO and isinstance(value, (int, float)) and value <= 0:
                 raise SettingError(f"{field.name} = {value}: must be more than 0")
+        if self.price is not None:
+            read_price(self.price, "price")
+
+    @property
+    def told_price(self) -> tuple[float, float] | None:
+        """`price` as two numbers."""
+        return None if self.price is None else read_price(self.price, "price")
 
 
 MAY_BE_ZERO = ("retry_unread", "seed", "structured", "temperature", "thinking_tokens")

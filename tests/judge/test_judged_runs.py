@@ -85,6 +85,25 @@ def test_the_price_is_shown_before_anything_is_asked(
     assert (again["calls"], again["kept"], again["price"]) == (0, 96, 0.0)
 
 
+def test_an_unknown_price_is_told_as_such_and_can_be_given(
+    server: Any, answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown = [*judged(server, answers, "--dry-run"), "--judge", "my-judge"]
+    assert run(unknown) == 0
+    out = capsys.readouterr().out
+    assert "| unknown" in out
+    assert "unknown price: --judge-price IN,OUT tells it" in out
+    assert run([*unknown, "--judge-budget", "5"]) == 2
+    assert "--judge-budget: no price of 'my-judge' is known; give it by --judge-price IN,OUT" in capsys.readouterr().err
+    assert run([*unknown, "--judge-budget", "5", "--judge-price", "0,0"]) == 0
+    assert "| $0.0000" in capsys.readouterr().out
+    assert run([*unknown, "--judge-price", "5"]) == 2
+    assert "--judge-price '5': must be IN,OUT" in capsys.readouterr().err
+    assert run(["score", "mmhal", str(answers), "--judge", "exact", "--judge-price", "1,1"]) == 2
+    assert "--judge-price has no effect: the judge 'exact'" in capsys.readouterr().err
+    assert not server.log
+
+
 def test_single_failures_leave_samples_unscored(server: Any, answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server.reply = lambda prompt: "Rating: 2"
     server.faults = [None, "refusal", None, "filter"]

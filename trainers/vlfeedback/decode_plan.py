@@ -189,7 +189,7 @@ def _plan_member(
     if facts.served:
         shown = prices.image_tokens(facts.model, IMAGE_SIDE, IMAGE_SIDE)
         left = len(mine) - answered
-        dollars = prices.price(facts.model, left * (prompt + shown), round(left * limit * FILLED))
+        dollars = prices.price(facts.model, left * (prompt + shown), round(left * limit * FILLED), calls=left)
     memory = None
     if not facts.served and facts.weights is not None:
         positions = (facts.image_positions or IMAGE_POSITIONS) + prompt + limit
