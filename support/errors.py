@@ -18,6 +18,7 @@
         ├── BenchmarkDataError   1   a benchmark's documents can't be had, or are not what they must be
         ├── TaskError            1   a task's YAML or module is wrong
         ├── ModelError           1   a model that is there and can't be loaded
+        ├── DownloadError        1   a file that does not come from its address
         ├── ServerError          1   a server that does not start, or does not answer
         ├── StoreError           1   a cache, a ledger or another store that can't be read or written
         └── JudgeError           1   a judge gave no reply
@@ -121,6 +122,10 @@ class TaskError(RunError, ValueError):
 
 class ModelError(RunError):
     """A model that is there and can't be loaded."""
+
+
+class DownloadError(RunError):
+    """A file can't be downloaded; what came of it is kept where it can be gone on with."""
 
 
 class ServerError(RunError):

@@ -104,6 +104,13 @@ def _check_beginning(path: Path, data: bytes) -> None:
         raise OSError(f"{path.name} is a Git LFS pointer, not the file: run `git lfs pull` where it was cloned")
 
 
+def finish(part: Path, path: Path) -> None:
+    """Make a file that was written beside `path`, over one run or several, the file at `path`: durable, in one step."""
+    _sync(part)
+    os.replace(part, path)
+    _sync(path.parent)
+
+
 def read_regular(path: Path, most: int) -> bytes:
     """The bytes of a regular file of at most `most` bytes; OSError, at once, for a device, a pipe or a folder, and for
     a Git LFS pointer.
@@ -150,6 +157,11 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[int | None]:
             yield None
         else:
             yield file.fileno()
+
+
+def cache_folder() -> Path:
+    """Where the project keeps what can be made or fetched again: beside the Hugging Face hub's cache."""
+    return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "vlm-harness"
 
 
 @contextmanager

@@ -53,6 +53,11 @@ def is_full(place: Path) -> bool:
     return _measure_free(place) < _FULL_BELOW
 
 
+def room_at(place: Path) -> float:
+    """Bytes that are left for this user where a path lies, or will lie."""
+    return _measure_free(place)
+
+
 def _walk_causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what it was raised from."""
     seen: set[int] = set()

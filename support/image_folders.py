@@ -39,7 +39,7 @@ from support.image_names import (
     parts_of,
     spelled,
 )
-from support.images import MAX_BYTES, ImageRef
+from support.images import MAX_BYTES, ImageRef, stamp_of
 from support.records import Record
 from support.unpacking import LINK, member_problem, open_zip, overlapping
 
@@ -219,8 +219,12 @@ class _Zip:
                 yield Candidate(picture=found, path=(*self.path.parent.parts, self.path.stem, *own))
 
 
-@lru_cache(maxsize=64)
 def _zip(path: Path) -> _Zip:
+    return _read_zip(path, stamp_of(path))
+
+
+@lru_cache(maxsize=64)
+def _read_zip(path: Path, stamp: tuple[int, ...]) -> _Zip:
     try:
         with open_zip(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]

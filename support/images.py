@@ -48,6 +48,8 @@ Reader = Callable[[], bytes]
 
 
 _REFS: dict[str, "ImageRef"] = {}
+_UNREADABLE: Final = "unreadable-"
+"""What keys of pictures begin with that could not be read."""
 _SHOWN_OTHERWISE: set[str] = set()
 """Keys of the pictures that earlier versions did not show as they are shown now."""
 
@@ -61,9 +63,17 @@ def keep(ref: "ImageRef") -> str:
         if key not in _REFS and _is_shown_otherwise(data):
             _SHOWN_OTHERWISE.add(key)
     except OSError:
-        key = "unreadable-" + hashlib.sha256(repr(ref).encode("utf-8", "backslashreplace")).hexdigest()[:21]
+        key = _UNREADABLE + hashlib.sha256(repr(ref).encode("utf-8", "backslashreplace")).hexdigest()[:21]
     _REFS.setdefault(key, ref)
     return key
+
+
+def problem_of(key: str) -> str:
+    """Why there is no picture of this key, as far as that was looked at; "" where there is one, or none is meant."""
+    ref = _REFS.get(key)
+    if ref is None or not (ref.problem or key.startswith(_UNREADABLE)):
+        return ""
+    return ref.why or "can't be read"
 
 
 def _digest(data: bytes) -> str:
@@ -278,7 +288,7 @@ class ImageRef:
         if self.member is None:
             return self.file.stat().st_size
         with _as_os_error(self.file, self.member):
-            return _archive(self.file, os.getpid()).getinfo(self.member).file_size
+            return _archive(self.file).getinfo(self.member).file_size
 
     def read(self) -> bytes:
         """The bytes of the image file; raises OSError."""
@@ -292,7 +302,7 @@ class ImageRef:
             with _as_os_error(self.file):
                 return read_regular(self.file, MAX_BYTES)
         with _as_os_error(self.file, self.member):
-            return read_member(_archive(self.file, os.getpid()), self.member, MAX_BYTES)
+            return read_member(_archive(self.file), self.member, MAX_BYTES)
 
     def open(self) -> Image.Image:
         """The decoded image; raises OSError for one that is missing, broken or too large."""
@@ -316,8 +326,21 @@ def shorten(name: str, most: int = 200) -> str:
     return name if len(name) <= most else name[:most] + "..."
 
 
+def stamp_of(path: Path) -> tuple[int, ...]:
+    """What changes when another file takes a file's place, or it is written; () where there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return ()
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    return _open_archive(path, os.getpid(), stamp_of(path))
+
+
 @lru_cache(maxsize=4)
-def _archive(path: Path, process: int) -> zipfile.ZipFile:
+def _open_archive(path: Path, process: int, stamp: tuple[int, ...]) -> zipfile.ZipFile:
     # One for each process: a forked one would move the position in the file that both have open.
     return open_zip(path)
 

@@ -1,6 +1,7 @@
 """How far long work is: reported by whoever works, shown by whoever runs it.
 
     report("score silkie", 412, 1600)
+    report("download val2014.zip", 1048576, 6645013297, "B")     # in bytes
 
 Without a display, as in a library call, reports go nowhere. The command line installs one with `show_on`.
 """
@@ -8,16 +9,16 @@ Without a display, as in a library call, reports go nowhere. The command line in
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Display = Callable[[str, int, int], None]
-"""Told of (stage, units done, units in all)."""
+Display = Callable[..., None]
+"""Told of (stage, units done, units in all), and of the unit where it has one: "B" for bytes."""
 
 _displays: list[Display] = []
 
 
-def report(stage: str, done: int, total: int) -> None:
+def report(stage: str, done: int, total: int, unit: str = "") -> None:
     """Tell the display how far a stage is."""
     if _displays:
-        _displays[-1](stage, done, total)
+        _displays[-1](stage, done, total, *([unit] if unit else []))
 
 
 class Stage:

@@ -3,8 +3,9 @@
     with Stages():
         train_then_eval(...)    # library code logs lines and calls `support.progress.report`
 
-On a terminal stages are bars with rate and time left; elsewhere a stage is one line at its end. Where log lines below
-WARNING are hidden (-q, or another process than the first one), stages are hidden too.
+On a terminal stages are bars with rate and time left; elsewhere a stage is one line at its end, and one of many bytes a
+line for each tenth. Where log lines below WARNING are hidden (-q, or another process than the first one), stages are
+hidden too.
 """
 
 import logging
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -29,6 +31,9 @@ from support.console import HANDLER, stderr_for_bars, write_out
 from support.errors import one_line
 from support.progress import show_on
 
+MANY_BYTES = 100 << 20
+"""A stage of so many bytes takes minutes: where there is no bar, it is told of on its way."""
+
 
 class _Rate(ProgressColumn):
     """How many a second."""
@@ -36,7 +41,23 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Empty until something was done."""
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s")
+        if speed is None:
+            return Text("")
+        return Text(f"{decimal(int(speed))}/s" if task.fields.get("unit") == "B" else f"{speed:.1f}/s")
+
+
+class _Counts(MofNCompleteColumn):
+    """How many of how many; of bytes, in a unit that fits."""
+
+    def render(self, task: Task) -> Text:
+        """Without the second number where it is not known."""
+        if task.fields.get("unit") != "B":
+            return super().render(task)
+        return Text(_of(int(task.completed), int(task.total or 0)))
+
+
+def _of(done: int, total: int) -> str:
+    return f"{decimal(done)} of {decimal(total)}" if total else decimal(done)
 
 
 class Stages:
@@ -44,7 +65,7 @@ class Stages:
 
     def __init__(self) -> None:
         self.console = Console(file=stderr_for_bars())
-        counts = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Rate())
+        counts = (TextColumn("{task.description}", markup=False), BarColumn(), _Counts(), _Rate())
         columns = (*counts, TimeElapsedColumn(), TimeRemainingColumn())
         self.hidden = HANDLER.level > logging.INFO
         bars = self.console.is_terminal and not self.hidden
@@ -69,17 +90,21 @@ class Stages:
         self._shown.close()
         self.progress.stop()
 
-    def report(self, stage: str, done: int, total: int) -> None:
+    def report(self, stage: str, done: int, total: int, unit: str = "") -> None:
         """Show how far a stage is; without a terminal, a line at its end."""
         if self.hidden:
             return
         stage = write_out(one_line(stage))
         if stage not in self.bars:
-            self.bars[stage] = self.progress.add_task(stage, total=total or None)
+            self.bars[stage] = self.progress.add_task(stage, total=total or None, unit=unit)
         self.progress.update(self.bars[stage], completed=done, total=total or None)
-        if not self.console.is_terminal and done >= total > 0 and self.finished.get(stage) != total:
-            self.finished[stage] = total
-            self.tell(f"{stage}: {done}/{total}")
+        if self.console.is_terminal:
+            return
+        step = total // 10 if unit == "B" and total >= MANY_BYTES else total
+        at = done // step * step if total > 0 and done < total else total
+        if done >= at > 0 and self.finished.get(stage) != at:
+            self.finished[stage] = at
+            self.tell(f"{stage}: {_of(done, total)}" if unit == "B" else f"{stage}: {done}/{total}")
 
     def tell(self, line: str) -> None:
         """Print one line above the bars."""

@@ -4,20 +4,23 @@
     member_problem(info, overlapping(infos))          # why a member is not read; "" if it is
     read_member(archive, "7.jpg", most=MAX_BYTES)
     unpacked(gzip.open(path), packed=size, where=str(path))    # a stream that ends a bomb
+    unpack(path, folder, ["annotations/captions_val2014.json"])    # onto disk, members that our own lists name
 
-Nothing is ever unpacked to disk, so that a member's name leads nowhere.
+No other member is ever unpacked to disk, so that a member's name leads nowhere.
 """
 
 import io
+import shutil
 import stat
 import struct
 import zipfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from support.errors import DataError
-from support.files import check_no_pointer
+from support.errors import DataError, HarnessError, first_line
+from support.files import atomic_path, check_no_pointer
 
 MAX_LISTING: Final = 128 << 20
 """Bytes of a zip's list of members, about a million of them; in memory it is ten times as much."""
@@ -95,6 +98,30 @@ def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
         raise OverflowError(f"{info.file_size} bytes is over the limit of {most}")
     with archive.open(info) as member:
         return member.read(info.file_size)  # without a number, all that is packed is unpacked, whatever size it tells
+
+
+def unpack(path: Path, folder: Path, names: Sequence[str]) -> None:
+    """Write these members of a zip to their paths below a folder, each whole or not at all. DataError."""
+    try:
+        with open_zip(path) as archive:
+            infos = archive.infolist()
+            shared, by_name = overlapping(infos), {info.filename: info for info in infos}
+            for name in names:
+                info = by_name.get(name)
+                problem = "not in it" if info is None else member_problem(info, shared)
+                if info is None or problem:
+                    raise DataError(f"{path}: {name} is {problem}")
+                with (
+                    atomic_path(folder / name) as temporary,
+                    archive.open(info) as member,
+                    unpacked(member, packed=info.compress_size, where=f"{path}: {name}") as source,
+                    temporary.open("wb") as file,
+                ):
+                    shutil.copyfileobj(source, file, 1 << 20)
+    except (KeyError, RuntimeError, EOFError, ValueError, struct.error, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, HarnessError):
+            raise
+        raise DataError(f"{path}: can't be unpacked: {first_line(error)}") from None
 
 
 class _Unpacked(io.RawIOBase):

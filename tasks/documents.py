@@ -3,8 +3,9 @@
     load(task="mme", data="lmms-lab/MME", revision="...", rows=2374, columns=[...])    # {"test": Dataset}
     load(task="mme", ..., paths={"mme": "/data/mme"})                                  # `--data mme=/data/mme`
 
-The arguments are the `metadata` of the task's YAML, which lm-eval hands over; `paths` is what the user gave. In the
-documents, images have become keys of `support.images`; `images` is the YAML's `doc_to_image`.
+The arguments are the `metadata` of the task's YAML, which lm-eval hands over; `paths` is what the user gave. What was
+put into HARNESS_DATA/TASK needs no --data (see `tasks.data_folder`). In the documents, images have become keys of
+`support.images`; `images` is the YAML's `doc_to_image`.
 
 What its columns hold is declared in the YAML and checked here: see `tasks.columns`. Rows that come twice count once.
 
@@ -22,7 +23,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -35,6 +36,7 @@ from support.images import ImageRef, PromptImage, encoded, keep, picture, shorte
 from support.records import PARQUET, Record, check_parquet, columns, read
 from tasks.columns import needed_columns, read_columns, shown
 from tasks.data_files import TABLES, choose_tables
+from tasks.data_folder import sources_of, stored
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -100,11 +102,14 @@ def load(**metadata: Any) -> "dict[str, Dataset]":
     """The task's documents as lm-eval's `custom_dataset`; of the metadata, the fields of `DocumentSource` count."""
     names = {setting.name for setting in fields(DocumentSource)}
     source = DocumentSource(**{name: value for name, value in metadata.items() if name in names})
+    if source.task not in (source.paths or {}) and (folder := stored(source.task)) is not None:
+        source = replace(source, paths={**(source.paths or {}), source.task: str(folder)})
     task, where, given = source.task, source.where, (source.paths or {}).get(source.task)
     if given is not None:
         found = _read_local(source, Path(given).expanduser())
     elif source.local is not None:
-        needs = f"give --data {task}=PATH, {source.local}"
+        by_script = f"run `harness data get {task}`, or " if sources_of(task) else ""
+        needs = f"{by_script}give --data {task}=PATH, {source.local}"
         raise BenchmarkDataError(f"{task}: its data ({source.data}) is not on the hub as a table: {needs}")
     else:
         found = _read_hub(source)

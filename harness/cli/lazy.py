@@ -25,6 +25,7 @@ class Command:
 
 COMMANDS: Final = {
     "tasks": Command("harness.cli.catalog:tasks_app", "List the tasks, or show one."),
+    "data": Command("harness.cli.data:data_app", "Tell whether benchmarks' data are here, or bring them."),
     "models": Command("harness.cli.catalog:models_app", "List the models that have a name here, or try one."),
     "eval": Command("harness.cli.evaluate:eval_command", "Score models or checkpoints on tasks."),
     "score": Command("harness.cli.score:score_command", "Print the official scores of answers made elsewhere."),

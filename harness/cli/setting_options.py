@@ -32,6 +32,9 @@ CONFIG_COMMANDS: Final = ("eval", "train-then-eval", "check")
 GROUP_TABLES: Final = ("judge", "engine", "data", "server")
 """The tables of settings that several commands share."""
 
+TAKEN: Final = ("data",)
+"""Options that no variable sets: HARNESS_DATA is the folder of all benchmarks' data."""
+
 NOT_IN_FILES: Final = ("context", "as_json", "dry_run")
 """Parameters of commands that say what one call prints, not what is done."""
 
@@ -145,7 +148,7 @@ def _parameter(name: str, setting: Setting, group: OptionGroup) -> inspect.Param
     flag = f"--{name.replace('_', '-')}"
     if kind is bool and default:
         flag += f"/--no-{name.replace('_', '-')}"
-    variable = f"HARNESS_{name.upper()}" if group.environment else None
+    variable = f"HARNESS_{name.upper()}" if group.environment and name not in TAKEN else None
     option = typer.Option(flag, help=setting.help, rich_help_panel=group.panel or None, envvar=variable)
     if default is dataclasses.MISSING:
         default = inspect.Parameter.empty

@@ -14,6 +14,7 @@ from leaderboards.board.board import Board
 from leaderboards.board.earlier_digests import SCHEME, SCHEME_FACT
 from leaderboards.board.entry import COST_NOT_KNOWN, SHARES_NOTHING, Entry, without_device
 from support.settings import LARGEST_SEED, check_integer
+from tasks.data_folder import VARIABLE, stored
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
@@ -63,7 +64,8 @@ class EvalSettings:
 
     def facts_of_task(self, task: TaskSpec) -> dict[str, str]:
         """The provenance of one task: the digest of what decides its scores, its data and its judge's prompts."""
-        data = self.data.get(task.name, f"{task.data}@{task.revision}")
+        own = f"{VARIABLE}/{task.name}" if stored(task.name) else f"{task.data}@{task.revision}"
+        data = self.data.get(task.name, own)
         facts = {"task": score_digest(task.path), SCHEME_FACT: SCHEME, "data": data}
         return facts | ({"prompts": "official" if self.official_prompts else "own"} if task.judged else {})
 

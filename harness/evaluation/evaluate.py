@@ -27,6 +27,7 @@ from harness.models.spec import ModelSpec
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from support.errors import NoJudgeError
+from tasks.data_folder import stored
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
@@ -122,6 +123,6 @@ def _facts_of_task(spec: ModelSpec, task: TaskSpec, judge: Judge | None, setting
     """Provenance: one task, its judge, and the model's training on the task's images."""
     facts = settings.facts_of_task(task) | judge_facts(task, judge) | training_of(spec, task.name)
     facts |= settings.calibration if task.judged else {}
-    if task.name not in settings.data and (revision := revision_of(task)):
+    if task.name not in settings.data and not stored(task.name) and (revision := revision_of(task)):
         facts["revision"] = revision
     return facts

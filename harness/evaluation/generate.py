@@ -13,6 +13,7 @@ from harness.models.load import quiet
 from leaderboards.board.earlier_digests import earliest_digest
 from support.errors import TaskError
 from support.images import image_digest
+from tasks.data_folder import stored
 from tasks.registry import FOLDER, TaskSpec, registry
 from tasks.score_digest import score_digest
 
@@ -42,6 +43,29 @@ def load_tasks(
     partial_data: bool = False,
 ) -> dict[str, Any]:
     """lm-eval's tasks by name, with their documents; `DataError` if these can't be read."""
+    kept = {task.name: _KEPT.pop(_key_of(task, split, data, partial_data), None) for task in tasks}
+    new = [task for task in tasks if kept[task.name] is None]
+    found = _load_anew(new, split, data, partial_data) if new else {}
+    return {name: found[name] if loaded is None else loaded for name, loaded in kept.items()}
+
+
+_KEPT: dict[tuple[Any, ...], Any] = {}
+"""Tasks that were loaded to be looked at, for the next one who loads them."""
+
+
+def keep_loaded(task: TaskSpec, loaded: Any, *, data: Mapping[str, str] | None, partial_data: bool) -> None:
+    """Let the next `load_tasks` with the same arguments have this task, which nobody has used: its pictures are read
+    once."""
+    _KEPT[_key_of(task, None, data, partial_data)] = loaded
+
+
+def _key_of(task: TaskSpec, split: str | None, data: Mapping[str, str] | None, partial_data: bool) -> tuple[Any, ...]:
+    return task.path, split, (data or {}).get(task.name) or stored(task.name), partial_data
+
+
+def _load_anew(
+    tasks: Sequence[TaskSpec], split: str | None, data: Mapping[str, str] | None, partial_data: bool
+) -> dict[str, Any]:
     from lm_eval.tasks import TaskManager
 
     quiet()

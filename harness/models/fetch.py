@@ -16,7 +16,6 @@ from typing import Final
 from harness.models.base_names import ADAPTER_CONFIG
 from harness.models.spec import BASE_OPTION, ModelSpec, on_base
 from harness.models.weight_files import (
-    cache_folder,
     check_named_weights,
     read_json,
     read_tensors,
@@ -24,6 +23,7 @@ from harness.models.weight_files import (
     write_index,
 )
 from support.errors import InputError, MissingWeights, ModelError
+from support.files import cache_folder
 
 log = logging.getLogger(__name__)
 

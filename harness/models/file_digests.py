@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from harness.models.weight_files import cache_folder
-from support.files import atomic_write_text
+from support.files import atomic_write_text, cache_folder
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin", "*.index.json")
 """Files that weights consist of. A trainer leaves other .bin files beside them, which name its folders."""

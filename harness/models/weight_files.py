@@ -3,7 +3,6 @@ code)."""
 
 import contextlib
 import json
-import os
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -91,8 +90,3 @@ def write_index(folder: Path, files: Mapping[str, str], total: int) -> None:
     """The index of a folder's .safetensors: which file holds which tensor, and the bytes of all."""
     index = {"metadata": {"total_size": total}, "weight_map": dict(files)}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
-
-
-def cache_folder() -> Path:
-    """Where the project keeps what can be made again: beside the Hugging Face hub's cache."""
-    return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "vlm-harness"

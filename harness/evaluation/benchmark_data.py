@@ -1,0 +1,198 @@
+"""Whether a task's documents and pictures are there, and how to get them.
+
+    status = look_at(registry().task("amber"))       # nothing is downloaded
+    status.ready, status.where, status.needs
+    get(registry().task("amber"))                     # brings what a script can bring into HARNESS_DATA/amber
+
+Local data are read as a run would read them, with their pictures. Of what the hub has, only whether it is in the
+cache, or could be downloaded, is looked at.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from harness.evaluation.generate import keep_loaded, load_tasks
+from support.downloads import download
+from support.errors import BenchmarkDataError, first_line
+from support.images import problem_of
+from support.unpacking import unpack
+from tasks.data_folder import SourceFile, Sources, folder_of, sources_of, stored
+from tasks.documents import IMAGE
+from tasks.registry import TaskSpec
+from tasks.task_yaml import load_yaml
+
+log = logging.getLogger(__name__)
+
+LOADER: Final = "tasks.documents.load"
+SECONDS: Final = 10
+"""In which the hub must answer."""
+DATA_FILES: Final = (".parquet", ".jsonl", ".json", ".tsv", ".csv", ".zip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Something that is missing."""
+
+    what: str
+    why: str
+    command: str
+    """What brings it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataStatus:
+    """Where a task's data are, and what is missing of them."""
+
+    task: str
+    where: str
+    documents: int | None = None
+    """None: not looked at."""
+    lost: int = 0
+    """Documents whose picture can't be had."""
+    needs: tuple[Need, ...] = ()
+    shows_scenes: bool = False
+    """Whether its pictures carry the scene graphs that the exact judge reads."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the task can run, and no picture of it is missing."""
+        return not self.needs and not self.lost
+
+
+def look_at(
+    task: TaskSpec,
+    data: Mapping[str, str] | None = None,
+    *,
+    partial: bool = False,
+    limit: int | None = None,
+    keep: bool = False,
+) -> DataStatus:
+    """Where a task's data are, with `data` as the user gave it; of pictures, those of the first `limit` documents.
+    `keep`: what was read is used by the run that comes next, in this process."""
+    given = (data or {}).get(task.name) or stored(task.name)
+    if task.data == "embedded":
+        return DataStatus(task=task.name, where="in the package", shows_scenes=True)
+    if task.dataset != LOADER:
+        return DataStatus(task=task.name, where=task.data)
+    if given is not None:
+        status, loaded = _read(task, str(given), data or {}, partial, limit)
+        if keep and loaded is not None:
+            keep_loaded(task, loaded, data=data, partial_data=partial)
+        return status
+    if (local := load_yaml(task.path)["metadata"].get("local")) is not None:
+        why = f"{task.data} is not on the hub as a table: {local}"
+        return DataStatus(task=task.name, where="nowhere", needs=(_need_of(task, why),))
+    return _ask_hub(task)
+
+
+def get(task: TaskSpec, *, mirror: str | None = None) -> DataStatus:
+    """Bring what a script can bring of a task's data, and tell what is missing then. `mirror`: an address below which
+    the files lie, each by its name, in place of where their authors have them. DownloadError, DataError.
+    """
+    sources = sources_of(task.name)
+    if sources is None:
+        if task.dataset == LOADER and stored(task.name) is None:
+            load_tasks([task])  # into the hub's cache
+        return look_at(task)
+    before = look_at(task) if stored(task.name) is not None else None
+    if before is not None and before.ready:
+        return before
+    folder = folder_of(task.name)
+    for file in sources.missing_from(folder):
+        _bring(file, folder, mirror)
+    return look_at(task)
+
+
+def _bring(file: SourceFile, folder: Path, mirror: str | None) -> None:
+    target, remote = folder / file.path, file.remote
+    if mirror is not None:
+        remote = replace(remote, url=f"{mirror.rstrip('/')}/{Path(file.path).name}")
+    digest = download(remote, target)
+    if file.remote.sha256 is None:
+        log.info(f"{target}: sha256 {digest}; its authors give none to check it by")
+    if file.unpack:
+        unpack(target, folder, file.unpack)
+        target.unlink()
+
+
+def by_hand(sources: Sources, folder: Path) -> list[str]:
+    """What a person must fetch, from where, and where it goes; one line each."""
+    return [f"{one.what}: fetch it from {one.url}, and put it into {folder / one.path}" for one in sources.by_hand]
+
+
+def _need_of(task: TaskSpec, why: str) -> Need:
+    command = f"harness data get {task.name}" if sources_of(task.name) else f"--data {task.name}=PATH"
+    return Need(what=f"data of {task.name}", why=why, command=command)
+
+
+def _read(
+    task: TaskSpec, where: str, data: Mapping[str, str], partial: bool, limit: int | None
+) -> tuple[DataStatus, Any]:
+    """The status of local data, and the task with its documents; None where these can't be read."""
+    try:
+        loaded = load_tasks([task], data=data, partial_data=partial)[task.name]
+    except BenchmarkDataError as error:
+        why = str(error).removeprefix(f"{task.name}: ")
+        return DataStatus(task=task.name, where=where, needs=(_need_of(task, why),)), None
+    docs = list(loaded.eval_docs)[:limit]
+    problems = [found for doc in docs if (found := problem_of(str(doc.get(IMAGE) or "")))]
+    status = DataStatus(task=task.name, where=where, documents=len(docs), lost=len(problems))
+    if docs and not problems:
+        status = replace(status, shows_scenes=_shows_scene(loaded, docs[0]))
+    return status, loaded
+
+
+def _shows_scene(loaded: Any, doc: Mapping[str, Any]) -> bool:
+    try:
+        return any("scene" in image.info for image in loaded.doc_to_image(doc))
+    except OSError:
+        return False
+
+
+def _ask_hub(task: TaskSpec) -> DataStatus:
+    where = f"{task.data}@{task.revision[:12]} on the hub"
+    if _is_cached(task):
+        return DataStatus(task=task.name, where=f"{where}, in its cache")
+    why = _why_not_on_hub(task)
+    if why is None:
+        return DataStatus(task=task.name, where=f"{where}, to be downloaded")
+    need = Need(what=f"data of {task.name}", why=f"{where}: {why}", command=f"--data {task.name}=PATH")
+    return DataStatus(task=task.name, where=where, needs=(need,))
+
+
+def _is_cached(task: TaskSpec) -> bool:
+    """Whether the hub's cache holds data files of this revision."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError
+
+    try:
+        folder = snapshot_download(task.data, repo_type="dataset", revision=task.revision, local_files_only=True)
+    except IncompleteSnapshotError as error:  # of a repository of which `datasets` takes a part
+        folder = str(error.snapshot_path)
+    except (OSError, ValueError):
+        return False
+    return any(path.suffix in DATA_FILES for path in Path(folder).rglob("*"))
+
+
+def _why_not_on_hub(task: TaskSpec) -> str | None:
+    """Why the hub does not give a task's data; None if it does."""
+    from httpx2 import HTTPError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    try:
+        HfApi().dataset_info(task.data, revision=task.revision, timeout=SECONDS)
+    except GatedRepoError:
+        return "is gated for you: accept its terms on its page and set HF_TOKEN"
+    except RepositoryNotFoundError:
+        return "is not there"
+    except OfflineModeIsEnabled:
+        return "is not in the cache, and HF_HUB_OFFLINE is set"
+    except (OSError, HTTPError) as error:
+        return f"is not in the cache, and the hub can't be reached ({first_line(error)})"
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return "is not in the cache, and what answers is no hub"
+    return None
