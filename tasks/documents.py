@@ -35,8 +35,10 @@ from support.image_folders import REFUSED, ImageIndex, ImageTree
 from support.images import ImageRef, PromptImage, encoded, keep, picture, shorten
 from support.records import PARQUET, Record, check_parquet, columns, read
 from tasks.columns import needed_columns, read_columns, shown
-from tasks.data_files import TABLES, choose_tables
+from tasks.data_files import TABLES, choose_tables, tables_below
 from tasks.data_folder import sources_of, stored
+from tasks.vlmevalkit import TABLES as TABLES_OF_KIT
+from tasks.vlmevalkit import Table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -224,12 +226,13 @@ def _read_local(source: DocumentSource, path: Path) -> "Dataset":
 
 def _read_files(source: DocumentSource, path: Path, find: Find) -> "Dataset":
     """Raises DataError, OSError or ValueError that do not name the task."""
-    tables = [[path]]
-    if path.is_dir():
-        splits = [source.split] if isinstance(source.split, str) else list(source.split)
-        tables = choose_tables(path, config=source.config, splits=splits, wanted=partial(_has_columns, source))
+    tables = _choose_tables(source, path) if path.is_dir() else [[path]]
     files = [file for part in tables for file in part]
     kinds = {file.suffix.lower() for file in files}
+    if len(files) == 1 and (kit := _kit_table(source, files[0])) is not None:
+        rows = list(islice(read(files[0], strict=True), MAX_ROWS + 1))
+        _check_number(source, len(rows))
+        return _dataset_of_rows(source, kit.rows(rows, files[0]), find)
     if (reader := _own_reader(source, path, files)) is not None:
         return _dataset_of_rows(source, _rows_reader(reader)(path), find)
     if not files:
@@ -252,6 +255,31 @@ def _check_copies(found: "Dataset", files: Sequence[Path]) -> None:
     times = Counter(json.dumps(row, default=str, sort_keys=True) for row in found.to_list())
     if times and min(times.values()) > 1:
         raise DataError(f"{_list_files(files)}: all {len(found)} rows come several times; name one of the copies")
+
+
+def _choose_tables(source: DocumentSource, folder: Path) -> list[list[Path]]:
+    """The hub's table in a folder, else VLMEvalKit's of this task among its others, else whatever may be one."""
+    splits = [source.split] if isinstance(source.split, str) else list(source.split)
+    kit = TABLES_OF_KIT.get(source.task)
+    named = [file for file in tables_below(folder) if kit and file.name in kit.files]
+    try:
+        found = choose_tables(folder, config=source.config, splits=splits, wanted=partial(_has_columns, source))
+    except DataError:
+        if len(named) != 1:
+            raise
+        return [named]
+    is_hubs = any(file.suffix.lower() != ".tsv" and _file_has_columns(source, file) for part in found for file in part)
+    return [named] if len(named) == 1 and not is_hubs else found
+
+
+def _kit_table(source: DocumentSource, file: Path) -> Table | None:
+    """VLMEvalKit's table of this task, where a file is that and not in the hub's columns."""
+    kit = TABLES_OF_KIT.get(source.task)
+    if kit is None or file.suffix.lower() != ".tsv":
+        return None
+    names = columns(file)
+    in_hubs = source.rows_from is None and set(needed_columns(source.columns)) <= {*names, IMAGE}
+    return kit if kit.holds(names) and not in_hubs else None
 
 
 def _has_columns(source: DocumentSource, names: Collection[str]) -> bool:

@@ -1,0 +1,169 @@
+"""VLMEvalKit's tables (index, image, question, answer, ... with tabs between) as rows in the columns of our tasks.
+
+    TABLES["pope_llava"].files                   # ("POPE.tsv",)
+    TABLES["pope_llava"].rows(rows, path)        # a row for each of the categories that one names
+
+A picture stands in `image` as base64, or is the index of the row that has it. Nothing here reads pictures. A row that
+is not as that kit writes it is a ValueError.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from support.records import Record, read_json
+from tasks.columns import LETTERS, is_nothing
+
+log = logging.getLogger(__name__)
+
+_Convert = Callable[[Sequence[Record], Path], list[Record]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The kit's table of one task."""
+
+    files: tuple[str, ...]
+    """What the kit calls it."""
+    columns: frozenset[str]
+    """What tells it from a table in the hub's columns."""
+    rows: _Convert
+    """From its rows, and the path of the table, to those of the task."""
+
+    def holds(self, names: Collection[str]) -> bool:
+        """Whether a table with these columns is the kit's."""
+        return self.columns <= set(names)
+
+
+def _rename(names: Mapping[str, str]) -> _Convert:
+    """Columns of ours -> those of the kit."""
+
+    def convert(rows: Sequence[Record], path: Path) -> list[Record]:
+        return [{**row, **{ours: row.get(theirs) for ours, theirs in names.items()}} for row in rows]
+
+    return convert
+
+
+def _mme(rows: Sequence[Record], path: Path) -> list[Record]:
+    """The kit pairs questions by the path of their picture."""
+    named = "image_path" if all(not is_nothing(row.get("image_path")) for row in rows) else "index"
+    return _rename({"question_id": named})(rows, path)
+
+
+def _pope(rows: Sequence[Record], path: Path) -> list[Record]:
+    """A question stands once, with the samples that have it: "adversarial,popular,random"."""
+    return [
+        {**row, "question_id": row["index"], "category": category.strip()}
+        for row in rows
+        for category in str(row.get("category") or "").split(",")
+    ]
+
+
+def _pope_of_today(rows: Sequence[Record], path: Path) -> list[Record]:
+    log.warning("pope: %s: VLMEvalKit has the questions of pope_llava (8,910), not of pope", path)
+    return _pope(rows, path)
+
+
+_DIMENSIONS: Final = {
+    **{"scene understanding": 1, "instance identity": 2, "instance attribute": 3, "instance location": 4},
+    **{"instance counting": 5, "spatial relation": 6, "instance interaction": 7, "visual reasoning": 8},
+    **{"text recognition": 9, "text understanding": 9},
+}
+"""SEED-Bench's dimensions in any of their spellings, singular -> question_type_id."""
+
+
+def _seedbench(rows: Sequence[Record], path: Path) -> list[Record]:
+    found = []
+    for number, row in enumerate(rows, start=1):
+        spelled = " ".join(word.removesuffix("s") for word in re.split(r"[\s_-]+", str(row.get("category")).lower()))
+        if spelled not in _DIMENSIONS:
+            known = ", ".join(_DIMENSIONS)
+            raise ValueError(f"row {number}: category {row.get('category')!r}: must be one of {known}")
+        choices = {f"choice_{letter.lower()}": row.get(letter) for letter in "ABCD"}
+        about = {"question_id": row["index"], "data_type": "image", "question_type_id": _DIMENSIONS[spelled]}
+        found.append({**row, **choices, **about})
+    return found
+
+
+def _scienceqa(rows: Sequence[Record], path: Path) -> list[Record]:
+    def choices(row: Record) -> list[Any]:
+        return [row[letter] for letter in LETTERS if not is_nothing(row.get(letter))]
+
+    return [{**row, "choices": choices(row)} for row in rows]
+
+
+def _amber(rows: Sequence[Record], path: Path) -> list[Record]:
+    """The yes/no questions; the kit has no descriptions."""
+    names = {"id": "index", "query": "question", "type": "category"}
+    return [{**row, "truth": [row.get("answer")], "hallu": []} for row in _rename(names)(rows, path)]
+
+
+_PLACE: Final = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
+DETAILS: Final = "HallusionBench.json"
+"""The authors' file, which has what the kit's table lacks."""
+
+
+def _hallusionbench(rows: Sequence[Record], path: Path) -> list[Record]:
+    """The index says which question it is: VD_illusion_1_0_1_0. What the judge reads as the true answer is in the
+    authors' file beside the table; without it, yes or no."""
+    details = _read_details(path)
+    found, bare = [], 0
+    for number, row in enumerate(rows, start=1):
+        parts = str(row["index"]).split("_")
+        if len(parts) != len(_PLACE):
+            is_due = "_".join(_PLACE)
+            raise ValueError(f"row {number}: index {row['index']!r}: must be {is_due}, such as VD_illusion_1_0_1_0")
+        place = dict(zip(_PLACE, parts, strict=True))
+        truth = row.get("gt_answer_details") or details.get(tuple(place[name] for name in _PLACE if name in KEY))
+        bare += is_nothing(truth)
+        answer = str(row.get("answer"))
+        found.append({**row, **place, "gt_answer": answer, "gt_answer_details": truth or f"{answer.strip('. ')}."})
+    if bare:
+        what = f"{bare} of {len(found)} rows have no gt_answer_details: the judge reads Yes or No in its place"
+        log.warning("hallusionbench: %s: %s; put the authors' %s beside it", path, what, DETAILS)
+    return found
+
+
+KEY: Final = frozenset(_PLACE) - {"visual_input"}
+
+
+def _read_details(table: Path) -> dict[tuple[str, ...], str]:
+    file = table.parent / DETAILS
+    if not file.is_file():
+        return {}
+    names = [name for name in _PLACE if name in KEY]
+    return {tuple(str(row.get(name)) for name in names): row.get("gt_answer_details", "") for row in read_json(file)}
+
+
+_OWN: Final = frozenset({"index", "question", "answer"})
+_HALLUSION: Final = Table(files=("HallusionBench.tsv",), columns=_OWN, rows=_hallusionbench)
+
+TABLES: Final[Mapping[str, Table]] = {
+    "mme": Table(files=("MME.tsv",), columns=_OWN | {"category"}, rows=_mme),
+    "pope": Table(files=("POPE.tsv",), columns=_OWN | {"category"}, rows=_pope_of_today),
+    "pope_llava": Table(files=("POPE.tsv",), columns=_OWN | {"category"}, rows=_pope),
+    "amber": Table(files=("AMBER.tsv",), columns=_OWN | {"category"}, rows=_amber),
+    "hallusionbench": _HALLUSION,
+    "hallusionbench_image": _HALLUSION,
+    "mmbench": Table(
+        files=("MMBench_DEV_EN.tsv", "MMBench.tsv", "mmbench_dev_en_20231003.tsv", "mmbench_dev_20230712.tsv"),
+        columns=_OWN | {"A", "B"},
+        rows=_rename({}),
+    ),
+    "seedbench_img": Table(files=("SEEDBench_IMG.tsv",), columns=_OWN | {"A", "B", "C", "D"}, rows=_seedbench),
+    "scienceqa_img": Table(files=("ScienceQA_TEST.tsv",), columns=_OWN | {"A", "B"}, rows=_scienceqa),
+    "mmvet": Table(
+        files=("MMVet.tsv",),
+        columns=_OWN | {"category"},
+        rows=_rename({"question_id": "index", "capability": "category"}),
+    ),
+    "llava_bench_wild": Table(
+        files=("LLaVABench.tsv",),
+        columns=frozenset({"index", "question", "caption", "gpt4_ans"}),
+        rows=_rename({"question_id": "index", "gpt_answer": "gpt4_ans"}),
+    ),
+}
+"""Task -> the kit's table of it."""

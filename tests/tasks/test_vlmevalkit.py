@@ -1,0 +1,191 @@
+"""VLMEvalKit's tables: the same questions, truths and pictures as from the hub's columns, and so the same scores."""
+
+import base64
+import csv
+import importlib
+import io
+import json
+import random
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from support.errors import BenchmarkDataError
+from tasks.documents import load
+from tasks.registry import registry
+from tasks.vlmevalkit import DETAILS, TABLES
+from tests.tasks.table_rows import ROWS, Row, load_metadata
+
+
+def picture(number: int) -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), (number, 2 * number, 3 * number)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def write_tsv(path: Path, rows: Sequence[Row]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def documents(task: str, path: Path, **given: Any) -> list[dict[str, Any]]:
+    """As they are asked, in the order of their questions."""
+    metadata = load_metadata(task) | {"task": task, "paths": {task: str(path)}, "partial_data": True}
+    found = load(**metadata | given)["test"]
+    text = registry().task(task).path.read_text(encoding="utf-8")
+    if named := re.search(r"process_docs: !function (\S+)", text):
+        module, _, function = named[1].rpartition(".")
+        found = getattr(importlib.import_module(module), function)(found)
+    return sorted(found.to_list(), key=lambda doc: json.dumps(doc, sort_keys=True, default=str))
+
+
+def scores(task: str, docs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Of answers that are drawn by the question's words and its picture."""
+    records: dict[str, list[Any]] = {}
+    for doc in docs:
+        asked = random.Random(f"{doc.get('question', doc.get('query'))} {doc['image']}")
+        answer = asked.choice(["A", "B", "Yes", "No"])
+        for metric, record in registry().process_results(task)(doc, [answer]).items():
+            records.setdefault(metric, []).append(record)
+    return {metric: str(registry().metric(task, metric)(found)) for metric, found in records.items()}
+
+
+COUNT = 8
+LETTERS = "ABCD"
+
+
+def both(task: str) -> tuple[list[Row], list[Row]]:
+    """Rows in the hub's columns, and the same ones in the kit's."""
+    hub: list[Row] = []
+    kit: list[Row] = []
+    for number in range(COUNT):
+        words, image = f"Question {number}?", picture(number // 2)
+        # The kit writes a picture once.
+        shown = image if number % 2 == 0 else str(number - 1)
+        own: Row = {"index": number, "image": shown, "question": words}
+        told: Row = {"image": image, "question": words}
+        truth, letter = "Yes" if number % 3 else "No", LETTERS[number % 4]
+        choices = {each: f"{each} of {number}" for each in LETTERS}
+        if task == "mme":
+            category = "color" if number < 4 else "OCR"
+            hub.append({**told, "question_id": f"{number // 2}.png", "answer": truth, "category": category})
+            kit.append({**own, "answer": truth, "category": category, "image_path": f"{number // 2}.png"})
+        elif task in ("pope", "pope_llava"):
+            splits = ["adversarial", "popular", "random"][: 1 + number % 3]
+            hub += [{**told, "question_id": number, "answer": truth.lower(), "category": each} for each in splits]
+            kit.append({**own, "answer": truth, "category": ",".join(splits)})
+        elif task == "amber":
+            kind = ("discriminative-relation", "relation", "discriminative-attribute-state")[number % 3]
+            hub.append({"image": image, "id": number, "query": words, "type": kind, "truth": truth, "hallu": []})
+            kit.append({**own, "answer": truth, "category": kind})
+        elif task == "mmbench":
+            row = {"hint": "", **choices, "answer": letter, "category": "c", "l2-category": "l", "split": "dev"}
+            hub.append({**told, "index": number, **row, "hint": None})
+            kit.append({**own, **row})
+        elif task == "seedbench_img":
+            spelled = ("Scene Understanding", "Instances Counting", "Text Understanding", "Instance Attributes")
+            lower = {f"choice_{each.lower()}": text for each, text in choices.items()}
+            dimension = {"data_type": "image", "question_type_id": (1, 5, 9, 3)[number % 4]}
+            hub.append({**told, "question_id": number, **lower, "answer": letter, **dimension})
+            kit.append({**own, **choices, "answer": letter, "category": spelled[number % 4]})
+        elif task == "scienceqa_img":
+            there = list(choices.values())[: 2 + number % 3]
+            place = number % len(there)
+            hint = "A hint." if number % 2 else ""
+            hub.append({**told, "choices": there, "answer": place, "hint": hint})
+            lettered = {each: there[at] if at < len(there) else "" for at, each in enumerate("ABCDE")}
+            kit.append({**own, **lettered, "hint": hint, "answer": LETTERS[place], "category": "geography"})
+        elif task == "mmvet":
+            hub.append({**told, "question_id": number, "answer": "a<OR>b", "capability": "ocr,math"})
+            kit.append({**own, "answer": "a<OR>b", "category": "ocr,math"})
+        elif task == "llava_bench_wild":
+            row = {"caption": "A dog.", "category": ("conv", "detail", "complex")[number % 3]}
+            hub.append({**told, "question_id": number, "gpt_answer": "A dog.", **row})
+            kit.append({**own, "gpt4_ans": "A dog.", **row})
+        else:
+            named = {"category": "VD", "subcategory": "illusion", "visual_input": "1", "set_id": str(number // 4)}
+            named |= {"figure_id": str(number % 4 // 2), "question_id": str(number % 2)}
+            hub.append({**told, **named, "gt_answer": str(int(truth == "Yes")), "gt_answer_details": f"{truth}."})
+            index = {"index": "_".join(named.values()), "image": image}
+            kit.append({**own, **index, "answer": truth, "category": "VD", "l2-category": "VD_illusion"})
+    return hub, kit
+
+
+@pytest.mark.parametrize("task", TABLES)
+def test_the_kits_table_asks_and_scores_the_same(task: str, tmp_path: Path) -> None:
+    hub, kit = both(task)
+    (tmp_path / "hub.jsonl").write_text("\n".join(map(json.dumps, hub)), encoding="utf-8")
+    own = documents(task, tmp_path / "hub.jsonl", rows_from=None)
+    theirs = documents(task, write_tsv(tmp_path / TABLES[task].files[0], kit))
+    numbered = {"id", "question_id", "index", "pair"} - ({"question_id"} if "hallusion" in task else set())
+    assert len(own) == len(theirs) >= COUNT
+
+    def asked(docs: Sequence[Row]) -> list[str]:
+        kept = ({name: cell for name, cell in doc.items() if name not in numbered} for doc in docs)
+        return sorted(json.dumps(doc, sort_keys=True) for doc in kept)
+
+    assert asked(own) == asked(theirs)
+    assert all(len(doc["image"]) == 32 for doc in theirs)
+    if not registry().task(task).judged:
+        assert scores(task, own) == scores(task, theirs) != {}
+
+
+@pytest.mark.parametrize("task", TABLES)
+def test_the_kits_table_is_found_among_its_others(task: str, tmp_path: Path) -> None:
+    for other in TABLES:
+        write_tsv(tmp_path / TABLES[other].files[0], both(other)[1])
+    write_tsv(tmp_path / "MMBench_TEST_EN.tsv", both("mmbench")[1])
+    file = documents(task, tmp_path / TABLES[task].files[0])
+    assert documents(task, tmp_path) == file
+
+
+def test_the_hubs_own_table_comes_first(tmp_path: Path) -> None:
+    write_tsv(tmp_path / "MMVet.tsv", both("mmvet")[1])
+    (tmp_path / "mine.jsonl").write_text(json.dumps({**ROWS["mmvet"], "image": picture(9)}))
+    assert [doc["question"] for doc in documents("mmvet", tmp_path)] == ["What?"]
+
+
+def test_a_version_of_pope_is_told_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = write_tsv(tmp_path / "POPE.tsv", both("pope")[1])
+    documents("pope", table)
+    assert "VLMEvalKit has the questions of pope_llava (8,910), not of pope" in caplog.text
+    with pytest.raises(BenchmarkDataError, match="rows, the benchmark 9000"):
+        documents("pope", table, partial_data=False)
+
+
+def test_hallusionbench_takes_the_authors_details_from_their_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub, kit = both("hallusionbench")
+    table = write_tsv(tmp_path / "HallusionBench.tsv", kit)
+    assert {doc["gt_answer_details"] for doc in documents("hallusionbench_image", table)} == {"Yes.", "No."}
+    assert "8 of 8 rows have no gt_answer_details: the judge reads Yes or No in its place" in caplog.text
+    caplog.clear()
+    (tmp_path / DETAILS).write_text(json.dumps([{**row, "gt_answer_details": "It is so."} for row in hub]))
+    assert {doc["gt_answer_details"] for doc in documents("hallusionbench_image", table)} == {"It is so."}
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "cell", "must"),
+    (
+        ("hallusionbench", "index", "7", "must be category_subcategory_visual_input_set_id_figure_id_question_id"),
+        ("seedbench_img", "category", "Cooking", "row 8: category 'Cooking': must be one of scene understanding"),
+        ("pope", "category", "often", "category 'often': must be one of random, popular, adversarial"),
+        ("scienceqa_img", "answer", "E", "must be the number from 0, or the letter, of one of 3 choices"),
+    ),
+)
+def test_a_row_that_the_kit_does_not_write_is_refused(
+    task: str, column: str, cell: str, must: str, tmp_path: Path
+) -> None:
+    kit = both(task)[1]
+    kit[-1][column] = cell
+    with pytest.raises(BenchmarkDataError, match=must):
+        documents(task, write_tsv(tmp_path / "t.tsv", kit))
