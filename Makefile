@@ -1,13 +1,16 @@
 # make demo: set up, then the main job on the embedded scenes world. make test: set up, then every check. Nothing but Python 3.11+, pip,
-# gcc, git and make need be there.
+# gcc, git and make need be there. make vllm: a vLLM that runs on CPUs, in an environment of its own beside the project's; make test-vllm:
+# the tests that need it (minutes).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.ready
 
-.PHONY: setup demo test browser bench clean
+.PHONY: setup demo test vllm test-vllm browser bench clean
 
 setup: $(READY)
 
@@ -27,6 +30,19 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+
+vllm: $(VLLM_READY)
+
+$(VLLM_READY): tests/vllm/requirements.txt tests/vllm/prepare.py
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet torch==2.13.0
+	$(VLLM)/bin/python -m pip install --quiet --no-deps -r tests/vllm/requirements.txt
+	$(VLLM)/bin/python tests/vllm/prepare.py "$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	$(VLLM)/bin/vllm --version
+	touch $(VLLM_READY)
+
+test-vllm: $(READY) $(VLLM_READY)
+	$(BIN)/pytest -m slow tests/vllm
 
 # A headless Chromium for tests/browser, by npm; without it these tests are skipped.
 browser:

@@ -8,7 +8,10 @@ The only place of the project that reads RANK, WORLD_SIZE and LOCAL_RANK.
 """
 
 import contextlib
+import errno
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO, Final, Self
@@ -153,8 +155,9 @@ class ChildProcess:
     Output is appended to `log`, without secrets. `printed`: it is shown on this process's stdout and stderr too, until
     the user ends this process. On leaving the block the child gets SIGTERM, and after `grace` seconds SIGKILL.
 
-    `own_group`: it leads a process group, all of which is signalled; keys of the terminal (Ctrl-C) don't reach it.
-    Such a child also gets SIGTERM when this process is killed (on Linux), so that no server outlives its user.
+    `own_group`: it has a process group of its own, which keys of the terminal (Ctrl-C) don't reach, and a supervisor
+    (`support/supervisor.py`): with the child ends all that it has started, and all of it ends when this process does,
+    however that was, so that no server outlives its user.
     """
 
     def __init__(
@@ -170,22 +173,28 @@ class ChildProcess:
     ) -> None:
         self.command, self.log, self.grace, self.own_group = list(command), log, grace, own_group
         log.parent.mkdir(parents=True, exist_ok=True)
+        if own_group and shutil.which(self.command[0]) is None:  # the supervisor would find out too late
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.command[0])
         self._file = log.open("ab")
         self._is_hidden = False
         try:
             self._child = subprocess.Popen(
-                self.command,
+                [sys.executable, "-I", "-S", str(SUPERVISOR)] if own_group else self.command,
                 env=None if environment is None else dict(environment),
-                stdin=subprocess.DEVNULL if own_group else None,
+                stdin=subprocess.PIPE if own_group else None,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE if printed else subprocess.STDOUT,
                 start_new_session=own_group,
                 pass_fds=tuple(keep_open),
-                preexec_fn=_end_with_parent() if own_group else _ignore_usr2,
+                preexec_fn=None if own_group else _ignore_usr2,
             )
         except OSError:
             self._file.close()
             raise
+        if self._child.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it has ended, which is found soon
+                self._child.stdin.write(json.dumps({"command": self.command, "grace": grace}).encode() + b"\n")
+                self._child.stdin.flush()
         self._copiers: list[threading.Thread] = []
         lock = threading.Lock()
         for source, shown in ((self._child.stdout, sys.stdout), (self._child.stderr, sys.stderr)):
@@ -228,27 +237,40 @@ class ChildProcess:
     def stop(self) -> None:
         """End it, and with `own_group` what it has started and left behind."""
         if self._child.poll() is None:
-            self._signal(signal.SIGTERM)
+            self._child.terminate()
             try:
-                self._child.wait(timeout=self.grace)
+                self._child.wait(timeout=self.grace + (_SUPERVISED if self.own_group else 0))
             except subprocess.TimeoutExpired:
-                self._signal(signal.SIGKILL)
+                self._kill()
                 self._child.wait()
         if self.own_group:
-            self._signal(signal.SIGKILL)
+            self._end_group()
+        if self._child.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._child.stdin.close()
         self._wait_for_output()
         self._file.close()
+
+    def _end_group(self) -> None:
+        """End what is left of its group where the supervisor itself was killed."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child.pid, signal.SIGTERM)
+            until = time.monotonic() + self.grace
+            while time.monotonic() < until:
+                os.killpg(self._child.pid, 0)
+                time.sleep(0.05)
+            os.killpg(self._child.pid, signal.SIGKILL)
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if self.own_group:
+                os.killpg(self._child.pid, signal.SIGKILL)
+            else:
+                self._child.kill()
 
     def _wait_for_output(self) -> None:
         for copier in self._copiers:
             copier.join(timeout=5)
-
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self.own_group:
-                os.killpg(self._child.pid, number)
-            else:
-                self._child.send_signal(number)
 
     def _copy(self, source: IO[bytes], shown: IO[str] | None, lock: threading.Lock) -> None:
         """Copy output to the log and to the screen, as its lines come."""
@@ -282,17 +304,9 @@ LONGEST_LINE: Final = 1 << 20
 """Bytes; more are no line."""
 
 
-PR_SET_PDEATHSIG: Final = 1
-"""Of Linux's prctl: which signal a process gets when its parent is gone."""
-
-
-def _end_with_parent() -> Callable[[], object] | None:
-    """What a child calls before its program starts, to get SIGTERM when its parent is gone; None if not on Linux."""
-    if sys.platform != "linux":
-        return None
-    import ctypes  # before the fork: a child must not import
-
-    return partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, int(signal.SIGTERM))
+SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
+_SUPERVISED: Final = 15.0
+"""Seconds beyond `grace` that a supervisor has to end its processes."""
 
 
 def _ignore_usr2() -> None:
