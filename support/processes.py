@@ -222,16 +222,29 @@ class ChildProcess:
             time.sleep(0.05)  # Popen's own wait holds a KeyboardInterrupt back, while the child prints
         return self._child.returncode
 
-    def wait_until(self, ready: Callable[[], bool], seconds: float, every: float = 0.2) -> None:
-        """Return once `ready()`; ServerError if the child ends first, or after so many seconds."""
-        name, until = Path(self.command[0]).name, time.monotonic() + seconds
+    def wait_until(
+        self,
+        ready: Callable[[], bool],
+        seconds: float,
+        every: float = 0.2,
+        *,
+        shown: Callable[[float], object] = lambda waited: None,
+        ended: "Callable[[ChildProcess], str] | None" = None,
+    ) -> None:
+        """Return once `ready()`; ServerError if the child ends first, or after so many seconds.
+
+        `shown` is told how many seconds that takes; `ended` says in one line how the child has ended.
+        """
+        name, begun = Path(self.command[0]).name, time.monotonic()
         while not ready():
             if self.exit_code is not None:
                 self._wait_for_output()
-                said = last_lines(self.log) or "it printed nothing"
-                raise ServerError(f"{name} ended with code {self.exit_code}: {said} (log: {self.log})")
-            if time.monotonic() > until:
+                said = f"{last_lines(self.log) or 'it printed nothing'} (log: {self.log})"
+                raise ServerError(ended(self) if ended else f"{name} ended with code {self.exit_code}: {said}")
+            waited = time.monotonic() - begun
+            if waited > seconds:
                 raise ServerError(f"{name} didn't answer within {seconds:g} s (log: {self.log})")
+            shown(waited)
             time.sleep(every)
 
     def stop(self) -> None:

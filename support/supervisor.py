@@ -113,7 +113,7 @@ class Supervisor:
                 _signal_group(signal.SIGKILL)  # this process, too
             self.status = self.status or 0
             return False
-        left = list(_descendants(os.getpid()))
+        left = list(descendants(os.getpid()))
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -122,8 +122,8 @@ class Supervisor:
 
     def _note_shared_memory(self) -> None:
         if _LINUX:
-            for pid in _descendants(os.getpid()):
-                for path in _mapped(pid) - self.shared.keys():
+            for pid in descendants(os.getpid()):
+                for path in shared_memory_of(pid) - self.shared.keys():
                     with contextlib.suppress(OSError):
                         found = os.stat(path)
                         self.shared[path] = (found.st_dev, found.st_ino)
@@ -138,7 +138,7 @@ class Supervisor:
                     left[path] = same
         if not left:
             return
-        used = {path for pid in _all_processes() for path in _mapped(pid)}
+        used = {path for pid in _all_processes() for path in shared_memory_of(pid)}
         for path in left.keys() - used:
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -171,7 +171,7 @@ def _all_processes() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
 
 
-def _descendants(root: int) -> Iterator[int]:
+def descendants(root: int) -> Iterator[int]:
     """The processes that one has started, and theirs, as far as they have not ended."""
     children: dict[int, list[int]] = {}
     for pid in _all_processes():
@@ -186,7 +186,7 @@ def _descendants(root: int) -> Iterator[int]:
         waiting += children.get(pid, ())
 
 
-def _mapped(pid: int) -> set[str]:
+def shared_memory_of(pid: int) -> set[str]:
     """The files of shared memory that a process has."""
     found = set()
     with contextlib.suppress(OSError):

@@ -4,6 +4,7 @@ import json
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -106,11 +107,11 @@ SERVER: Final = OptionGroup(
     panel="Model",
     table="server",
     prefix="serve",
-    names={"command": "serve"},
+    names={"command": "serve", "flags": "serve_set"},
     types={"command": str | None},
     defaults={"command": None},
     helps={"command": "vllm, sglang, or a command with {model} {host} {port} {name}: serve the weights for this run."},
-    without=frozenset({"lease"}),
+    without=frozenset({"lease", "keep"}),
 )
 RUN: Final = OptionGroup(kind=RunOptions, panel="Run")
 EVALUATION: Final = OptionGroup(
@@ -158,12 +159,13 @@ def eval_command(
     specs = _find_models(context, model, models)  # a wrong one is told before torch is imported
 
     from harness.evaluation.score_models import ModelScorer
+    from harness.serving.server_host import ServerHost
     from leaderboards.board.board import Board
     from leaderboards.board.entry import to_json
     from leaderboards.views.markdown_report import leaderboard
 
     if server is None:
-        refuse_given(context, ("serve_options", "serve_patience"), "--serve is not given")
+        refuse_given(context, ("serve_set", "serve_options", "serve_patience"), "--serve is not given")
     if server is None and all(spec.backend == "openai" for spec in specs):
         refuse_given(context, ("strict",), "the weights of a served model are not read")
         refuse_given(context, ("answers",), "the answers of a served model are kept in --ledger")
@@ -185,11 +187,13 @@ def eval_command(
         settings=settings,
         engine=engine,
         board=Board(run.out / "board"),
-        server=server,
+        server=None if server is None else ServerHost(settings=server, folder=run.out / "servers"),
+        adapters=[spec.adapter for spec in specs if spec.adapter is not None],
         ledger=judge.ledger,
         fresh=run.fresh,
     )
-    entries = _score_each(context, scorer, named_specs)
+    with scorer.server or nullcontext():
+        entries = _score_each(context, scorer, named_specs)
     print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
     return exit_code_of(entries, run.max_failed)
 

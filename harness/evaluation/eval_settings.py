@@ -10,6 +10,7 @@ from harness.models.load import for_model
 from harness.models.provenance import digest_of_model
 from harness.models.served_identity import FINGERPRINT
 from harness.models.spec import ModelSpec
+from harness.serving.settings import FLAGS, SERVED_BY
 from leaderboards.board.board import Board
 from leaderboards.board.earlier_digests import SCHEME, SCHEME_FACT
 from leaderboards.board.entry import COST_NOT_KNOWN, SHARES_NOTHING, Entry, without_device
@@ -122,7 +123,7 @@ def on_board(
         "prompt suffix": for_model(engine, spec).suffix or "",
         "model settings": without_device(engine.recorded().get("model settings", "")),
     }
-    wanted = {FINGERPRINT: "", CODE: ""} | digest_of_model(spec) | engine.recorded() | facts
+    wanted = {FINGERPRINT: "", CODE: "", SERVED_BY: "", FLAGS: ""} | digest_of_model(spec) | engine.recorded() | facts
     times, configuration = times_asked(judge, settings.judge_repeats), configuration_of(spec)
 
     def key(task: str, version: str, judge: str | None, facts: Mapping[str, str]) -> tuple[str | None, ...]:

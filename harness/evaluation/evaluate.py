@@ -63,7 +63,8 @@ def evaluate(
     loaded = load_tasks(tasks, split=settings.split, data=settings.data, partial_data=settings.partial_data)
     hints = partial(early_exit_hints, names=set(loaded), full_answers=settings.full_answers)
     lm = (load or load_model)(spec, engine, hints=hints, ledger=ledger)
-    answers = generate(lm, loaded, limit=settings.limit, seed=settings.seed)
+    with nullcontext() if hasattr(lm, "clock") else timer("answers"):  # an LM in this process takes times itself
+        answers = generate(lm, loaded, limit=settings.limit, seed=settings.seed)
     scored = {task.name: _score(task, answers[task.name], judge, settings, timer) for task in tasks}
     of_lm: dict[str, str] = getattr(lm, "provenance", dict)()
     seconds, total = time.monotonic() - started, sum(map(len, answers.values()))

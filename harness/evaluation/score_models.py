@@ -7,7 +7,6 @@ scorer.score(find("scenes-base"), "scenes-base")
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -20,8 +19,8 @@ from harness.models.adapter_host import AdapterHost
 from harness.models.fetch import fetch
 from harness.models.served_identity import end_run, identified, is_of_one_run
 from harness.models.spec import ModelSpec
-from harness.serving.model_server import served
-from harness.serving.settings import ServerSettings
+from harness.serving.model_server import known_of
+from harness.serving.server_host import ServerHost
 from leaderboards.board.board import Board
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
@@ -41,8 +40,10 @@ class ModelScorer:
     engine: EngineConfig = field(default_factory=EngineConfig)
     board: Board | None = None
     """Gets the scores; models that it has complete scores of are skipped. None: nothing is kept."""
-    server: ServerSettings | None = None
-    """Start a server for the weights, and score through it."""
+    server: ServerHost | None = None
+    """Serves the weights, which are scored through it."""
+    adapters: Sequence[Path] = ()
+    """What the server is to be ready for, beside the model that is scored."""
     ledger: Path | None = None
     """File that keeps the replies of a served model; None: the default file."""
     fresh: bool = False
@@ -57,22 +58,25 @@ class ModelScorer:
         spec = identified(replace(fetch(spec), fresh=self.fresh), self.ledger, run=run, fresh=self.fresh)
         if settings.seed and (self.server is not None or spec.backend == "openai"):
             engine = replace(engine, overrides={"seed": settings.seed, **engine.overrides})  # it is sent
-        asked = (spec, name, self.tasks, self.judge, settings, engine)
+        known = spec if self.server is None else replace(spec, digests=known_of(spec, self.server.settings))
+        asked = (known, name, self.tasks, self.judge, settings, engine)
         if self.board is not None and not self.fresh and on_board(self.board, *asked):
             log.info(f"{name}: already on the board in {self.board.folder}, nothing to do")
             return None
         log.info(f"{name}: scoring on {', '.join(task.name for task in self.tasks)}")
-        with served(spec, self.server) if self.server is not None else nullcontext(spec) as reached:
-            evaluation = evaluate(
-                reached,
-                self.tasks,
-                self.judge,
-                settings,
-                engine=engine,
-                name=name,
-                ledger=self.ledger,
-                load=self._host.load,
-            )
+        evaluation = evaluate(
+            spec if self.server is None else self.server.reach(spec, self.adapters),
+            self.tasks,
+            self.judge,
+            settings,
+            engine=engine,
+            name=name,
+            ledger=self.ledger,
+            load=self._host.load,
+        )
+        if self.server is not None:
+            started, self.server.seconds = {"server start": self.server.seconds}, 0.0
+            evaluation = replace(evaluation, seconds={**evaluation.seconds, **started})
         if self.board is not None:
             self.board.add(evaluation.entries, evaluation.samples)
         if is_of_one_run(spec) and not evaluation.may_pass:  # else the same command goes on with it

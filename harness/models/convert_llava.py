@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from harness.models.llama_tokenizer import llama_tokenizer
+from harness.models.vision_names import full_name
 from harness.models.weight_files import read_json, read_tensors, weight_files, write_index
 from support.errors import ModelError, one_line
 
@@ -294,7 +295,7 @@ def _read_adapter(lora: Path, base: dict[str, Tensor]) -> dict[str, tuple[Tensor
 
 
 def _write_shards(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Write files of SHARD bytes and their index."""
+    """Write files of SHARD bytes and their index, under the names that servers read, too."""
     held: dict[str, Tensor] = {}
     files: dict[str, str] = {}
     size = total = 0
@@ -306,7 +307,8 @@ def _write_shards(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:
         held.clear()
 
     for name, tensor in weights:
-        held[name] = tensor.clone(memory_format=torch.contiguous_format)  # safetensors takes no views of shared memory
+        # safetensors takes no views of shared memory
+        held[full_name(name)] = tensor.clone(memory_format=torch.contiguous_format)
         size, total = size + tensor.nbytes, total + tensor.nbytes
         if size >= SHARD:
             flush()

@@ -78,6 +78,19 @@ def read_tensors(path: Path) -> "Iterator[tuple[str, Tensor]]":
     yield from named
 
 
+def read_header(path: Path) -> tuple[Mapping[str, Any], int]:
+    """The header of a safetensors file, and where its tensors begin. ModelError."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size)) if size < path.stat().st_size else None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: can't be read: {error}") from None
+    if not isinstance(header, dict):
+        raise ModelError(f"{path}: no header of tensors")
+    return header, 8 + size
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. ModelError."""
     try:

@@ -1,52 +1,196 @@
 """Serves a model during a run with vLLM, SGLang or another command, and reaches it over HTTP.
 
-    with served(fetch(find("qwen2.5-vl-7b"))) as spec:      # spec.backend == "openai"
+    with served(fetch(find("qwen2.5-vl-7b")), folder=run / "servers") as spec:      # spec.backend == "openai"
         evaluate(spec, ...)
 
-vLLM needs other versions of libraries than this package, so it is never imported: the command is `vllm` on the PATH,
-or the one in VLLM_BIN.
+vLLM needs other versions of libraries than this package, so it is never imported: the command is the one in VLLM_BIN,
+`vllm` on the PATH, or what `make vllm` has installed.
 """
 
 import logging
-import shutil
-import tempfile
-from collections.abc import Iterator
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from uuid import uuid4
 
 from harness.models.configuration import identity_behind_server
 from harness.models.spec import ModelSpec
-from harness.serving.settings import ServerSettings, fill_places
-from support.errors import ServerError
+from harness.models.vision_names import with_full_names
+from harness.serving.adapters import INSTEAD, Adapters, needs_of
+from harness.serving.server_log import find_cause, find_left_out, is_port_taken, newest_line
+from harness.serving.settings import COMMANDS, ServerSettings, fill_places
+from support.errors import ServerError, one_line
+from support.files import short_name
 from support.processes import ChildProcess, ended_by_sigterm, free_port
+from support.secrets import redact
 from tasks.judges.chat_client import run_in_thread
 
 log = logging.getLogger(__name__)
 
+ATTEMPTS: Final = 3
+"""How often a server is started anew on another port, where one was taken meanwhile."""
+LOADING: Final = 600.0
+"""Seconds for an adapter to be loaded."""
+_RUNTIME: Final = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+"""Lets vLLM load adapters while it runs."""
+_TERMINAL_EVERY, _PLAIN_EVERY = 2.0, 30.0
+"""Seconds between two lines on how far a start is."""
+
+
+@dataclass(kw_only=True)
+class ModelServer:
+    """A server that answers."""
+
+    process: ChildProcess
+    url: str
+    settings: ServerSettings
+    adapters: Adapters
+    """What it is ready for."""
+    folder: Path
+    """Of its log."""
+    base: str
+    """What it calls the model without an adapter."""
+    loaded: str | None = None
+    """The adapter that it has at present."""
+
+    def reach(self, spec: ModelSpec) -> ModelSpec:
+        """`spec` behind this server, which has its base; its adapter is loaded, in place of another. ServerError."""
+        asked = self.base
+        if spec.adapter is not None:
+            asked = f"{spec.name}-adapter"
+            self._load(spec, spec.adapter, asked)
+        known = known_of(spec, self.settings)
+        return replace(spec, backend="openai", pretrained=asked, url=f"{self.url}/v1", digests=known)
+
+    @property
+    def is_running(self) -> bool:
+        """False once it has ended."""
+        return self.process.exit_code is None
+
+    def check(self) -> None:
+        """ServerError if it has ended."""
+        if not self.is_running:
+            raise ServerError(_describe_end(self.process))
+
+    def _load(self, spec: ModelSpec, adapter: Path, name: str) -> None:
+        if self.loaded is not None:
+            _post(f"{self.url}/v1/unload_lora_adapter", {"lora_name": self.loaded})
+            self.loaded = None
+        readable = with_full_names(adapter, self.folder / "weights", base=spec.folder).resolve()
+        why = _post(f"{self.url}/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(readable)})
+        if why:
+            self.check()
+            raise ServerError(f"{spec.name}: its server did not load the adapter: {why} (log: {self.process.log})")
+        self.loaded = name
+        if needs_of([adapter]).vision and (line := find_left_out(self.process.log)):
+            raise ServerError(
+                f"{spec.name}: its server does not apply the adapter's part of the vision encoder ({line});"
+                f" {INSTEAD} (log: {self.process.log})"
+            )
+
 
 @contextmanager
-def served(spec: ModelSpec, settings: ServerSettings | None = None) -> Iterator[ModelSpec]:
-    """`spec` behind a server, which is stopped at the end. ServerError if it does not answer."""
-    settings = settings or ServerSettings()
-    adapter = f"{spec.name}-adapter"
-    words = settings.command_of(spec, name=spec.name, adapter=adapter)
-    if shutil.which(words[0]) is None:
-        hint = " and name its command by VLLM_BIN" if settings.command == "vllm" else ""
-        missing = f"no `{words[0]}` on the PATH; install it in an environment of its own{hint}"
-        raise ServerError(f"--serve {settings.command}: {missing}")
-    port = free_port("127.0.0.1")
-    words = fill_places(words, {"{host}": "127.0.0.1", "{port}": str(port)})
-    output = Path(tempfile.mkdtemp(prefix="harness-server-")) / f"{Path(words[0]).name}.log"
-    log.info("starting %s (log: %s)", " ".join(words), output)
-    url = f"http://127.0.0.1:{port}"
-    with ended_by_sigterm(), ChildProcess(words, output) as server:
-        server.wait_until(lambda: is_up(url), settings.patience)
-        by = "vllm" if settings.command == "vllm" else Path(words[0]).name
-        known = identity_behind_server(spec) | {"served by": by}
-        asked = spec.name if spec.adapter is None else adapter
-        yield replace(spec, backend="openai", pretrained=asked, url=f"{url}/v1", digests=known)
+def served(
+    spec: ModelSpec, settings: ServerSettings | None = None, *, folder: Path = Path("runs") / "servers"
+) -> Iterator[ModelSpec]:
+    """`spec` behind a server, which ends with the block; its log is in `folder`. ServerError if it doesn't answer."""
+    with ended_by_sigterm(), started(spec, settings or ServerSettings(), folder=folder) as server:
+        yield server.reach(spec)
+
+
+@contextmanager
+def started(
+    spec: ModelSpec, settings: ServerSettings, *, folder: Path, adapters: Adapters | None = None
+) -> Iterator[ModelServer]:
+    """A server of the base of `spec`, ready for its adapter and for `adapters`. ClusterError, ServerError."""
+    adapters = (adapters or Adapters()) | needs_of([spec.adapter] if spec.adapter is not None else [])
+    program, base = settings.find_program(), _name_base(spec)
+    shown = spec
+    if settings.command in COMMANDS and spec.folder is not None:
+        shown = replace(spec, folder=with_full_names(spec.folder, folder / "weights").resolve())
+    words = [program, *settings.command_of(shown, name=base, adapters=adapters)[1:]]
+    environment = os.environ | _RUNTIME if adapters.rank else None
+    process, url = _start(words, settings, folder, spec.name, environment)
+    with process:
+        yield ModelServer(process=process, url=url, settings=settings, adapters=adapters, folder=folder, base=base)
+
+
+def known_of(spec: ModelSpec, settings: ServerSettings) -> dict[str, str]:
+    """What tells a model that is served so from others, as entries record it and the ledger knows it."""
+    return identity_behind_server(spec) | settings.facts_of(spec)
+
+
+def _name_base(spec: ModelSpec) -> str:
+    """What a server calls the base of a spec: the same whichever of its adapters is asked first."""
+    path = Path(spec.pretrained)
+    return path.resolve().name if path.is_dir() else spec.pretrained
+
+
+def _start(
+    words: list[str], settings: ServerSettings, folder: Path, name: str, environment: Mapping[str, str] | None
+) -> tuple[ChildProcess, str]:
+    """The running server and its address, once it answers."""
+    for attempt in range(1, ATTEMPTS + 1):
+        port = free_port("127.0.0.1")
+        command = fill_places(words, {"{host}": "127.0.0.1", "{port}": str(port)})
+        output, url = _name_log(folder, settings.engine, name), f"http://127.0.0.1:{port}"
+        log.info("starting %s (log: %s)", redact(shlex.join(command)), output)
+        process = ChildProcess(command, output, environment=environment)
+        begun = time.monotonic()
+        try:
+            process.wait_until(
+                lambda process=process, url=url: process.exit_code is None and is_up(url),  # type: ignore[misc]
+                settings.patience,
+                shown=_Progress(name, output),
+                ended=_describe_end,
+            )
+        except BaseException as error:
+            process.stop()
+            if isinstance(error, ServerError) and attempt < ATTEMPTS and is_port_taken(output):
+                log.info("%s: another process has taken port %d; trying another one", name, port)
+                continue
+            raise
+        log.info("%s: its server answers after %.0f s", name, time.monotonic() - begun)
+        return process, url
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _name_log(folder: Path, engine: str, name: str) -> Path:
+    """A new file for a server's output."""
+    model = short_name(re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.") or "model", 60)
+    return folder / f"{engine}-{model}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}.log"
+
+
+def _describe_end(process: ChildProcess) -> str:
+    """In one line: that a server ended, and why."""
+    said = find_cause(process.log) or "it printed nothing"
+    return f"{Path(process.command[0]).name} ended with code {process.exit_code}: {said} (log: {process.log})"
+
+
+class _Progress:
+    """Says how far a server's start is: often on a terminal, else now and then."""
+
+    def __init__(self, name: str, output: Path) -> None:
+        self.name, self.output = name, output
+        self.every = _TERMINAL_EVERY if sys.stderr.isatty() else _PLAIN_EVERY
+        self.next, self.said = self.every, ""
+
+    def __call__(self, seconds: float) -> None:
+        if seconds < self.next:
+            return
+        self.next = seconds + self.every
+        line = newest_line(self.output)
+        if line != self.said or self.every == _PLAIN_EVERY:
+            log.info("%s: its server is starting, %.0f s: %s", self.name, seconds, line or "nothing printed yet")
+        self.said = line
 
 
 PATHS: Final = ("/health", "/v1/models")
@@ -70,3 +214,21 @@ async def _answers(url: str) -> bool:
                 if (await client.get(url + path)).status_code == 200:
                     return True
     return False
+
+
+def _post(url: str, body: Mapping[str, Any]) -> str:
+    """Ask for something by JSON; empty where it is done, else why not, in the server's words."""
+    return run_in_thread(_send(url, body))
+
+
+async def _send(url: str, body: Mapping[str, Any]) -> str:
+    import httpx2
+
+    from tasks.judges.http_client import LARGEST_REPLY, LimitedClient
+
+    async with LimitedClient(timeout=LOADING, largest=LARGEST_REPLY, trust_env=False, verify=False) as client:
+        try:
+            answer = await client.post(url, json=dict(body))
+        except httpx2.HTTPError as error:
+            return redact(one_line(error) or type(error).__name__)
+    return "" if answer.status_code == 200 else redact(f"{answer.status_code}: {one_line(answer.text)[:500]}")

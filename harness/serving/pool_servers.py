@@ -17,15 +17,15 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.models.configuration import identity_behind_server
 from harness.models.fetch import fetch
 from harness.models.spec import ModelSpec, find
-from harness.serving.model_server import is_up
+from harness.serving.adapters import needs_of
+from harness.serving.model_server import is_up, known_of
 from harness.serving.settings import ServerSettings, fill_places
 from support.errors import ClusterError
 from support.files import atomic_write_text
@@ -44,6 +44,8 @@ class Server:
     spec: ModelSpec
     command: tuple[str, ...]
     """{host} and {port} are filled in on the node."""
+    known: Mapping[str, str]
+    """What tells it from other models, also behind other servers."""
 
     @property
     def title(self) -> str:
@@ -66,8 +68,9 @@ def _make_server(spec: ModelSpec, name: str, settings: ServerSettings) -> Server
     if spec.adapter is not None:
         spec = replace(spec, adapter=spec.adapter.resolve())
     base = f"{name}-base" if spec.adapter is not None else name
-    command = settings.command_of(spec, name=base, adapter=name)
-    return Server(spec=replace(spec, name=name), command=tuple(command))
+    needs = needs_of([spec.adapter] if spec.adapter is not None else [])
+    command = settings.command_of(spec, name=base, adapter=name, adapters=needs)
+    return Server(spec=replace(spec, name=name), command=tuple(command), known=known_of(spec, settings))
 
 
 def plan_of(servers: Sequence[Server], folder: Path, wanted: Resources) -> str:
@@ -161,8 +164,8 @@ def _wait_for_all(started: Sequence[_Started], patience: float) -> dict[str, Mod
                 running_since.setdefault(name, time.monotonic())
             url = one.url()
             if url is not None and is_up(url):
-                known = identity_behind_server(one.server.spec) | {"served by": Path(one.server.command[0]).name}
-                up[name] = replace(one.server.spec, backend="openai", pretrained=name, url=f"{url}/v1", digests=known)
+                reached: dict[str, Any] = {"pretrained": name, "url": f"{url}/v1", "digests": one.server.known}
+                up[name] = replace(one.server.spec, backend="openai", **reached)
                 log.info("%s: up at %s/v1", name, url)
             elif time.monotonic() - running_since.get(name, time.monotonic()) > patience:
                 late = f"no answer within {patience:g} s of its start"

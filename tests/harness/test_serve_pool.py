@@ -12,6 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from harness.serving.pool_servers import plan_of, serve_pool, servers_of
 from harness.serving.settings import ServerSettings
@@ -187,11 +189,13 @@ def test_sglang_is_started_by_its_module() -> None:
 
 
 def test_an_adapter_is_served_under_the_members_name(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "scenes-base"}))
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "scenes-base", "r": 20}))
+    save_file({"base_model.model.lm_head.lora_A.weight": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
     member = PoolModel(model=str(tmp_path))
     (server,) = servers_of([member], ServerSettings())
-    assert server.command[-2:] == ("--lora-modules", f"{tmp_path}={tmp_path}")
+    assert " ".join(server.command[-6:]) == (
+        f"--enable-lora --max-lora-rank=32 --lora-modules {tmp_path}={tmp_path} --dtype float32"
+    )
     assert f"{tmp_path}-base" in server.command
     with pytest.raises(ClusterError, match="an adapter is served by vllm only"):
         servers_of([member], ServerSettings(command="sglang"))
