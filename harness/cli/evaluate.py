@@ -5,7 +5,7 @@ import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -38,6 +38,7 @@ from support.settings import settings_of
 if TYPE_CHECKING:
     from harness.evaluation.score_models import ModelScorer
     from harness.models.spec import ModelSpec
+    from leaderboards.board.board import Board
     from leaderboards.board.entry import Entry, Key
     from tasks.judges.protocol import Judge
     from tasks.registry import TaskSpec
@@ -158,11 +159,10 @@ def eval_command(
     """
     specs = _find_models(context, model, models)  # a wrong one is told before torch is imported
 
+    from harness.evaluation.make_judge import check_judge
     from harness.evaluation.score_models import ModelScorer
     from harness.serving.server_host import ServerHost
     from leaderboards.board.board import Board
-    from leaderboards.board.entry import to_json
-    from leaderboards.views.markdown_report import leaderboard
 
     if server is None:
         refuse_given(context, ("serve_set", "serve_options", "serve_patience"), "--serve is not given")
@@ -173,6 +173,7 @@ def eval_command(
     judge.check(context, any(task.judged for task in chosen))
     check_data(settings.data, chosen)
     rater = judge.make()
+    check_judge(rater, chosen, official_prompts=settings.official_prompts)
     if dry_run:
         named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in specs)
         print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], run.out)
@@ -194,8 +195,33 @@ def eval_command(
     )
     with scorer.server or nullcontext():
         entries = _score_each(context, scorer, named_specs)
-    print(json.dumps({"entries": [to_json(entry) for entry in entries]}) if as_json else leaderboard(entries))
+    _print_entries(entries, scorer.board, as_json)
     return exit_code_of(entries, run.max_failed)
+
+
+def _print_entries(entries: "Sequence[Entry]", board: "Board | None", as_json: bool) -> None:
+    from leaderboards.board.entry import to_json
+    from leaderboards.views.markdown_report import leaderboard
+
+    if as_json:
+        reasons = _list_reasons(board, entries)
+        print(json.dumps({"entries": [to_json(entry) for entry in entries], "reasons": reasons}))
+    else:
+        print(leaderboard(entries))
+
+
+def _list_reasons(board: "Board | None", entries: "Sequence[Entry]") -> list[dict[str, Any]]:
+    """Why samples of these entries failed, stayed unscored or could not be read: by model, task and reason, with their
+    count and the id of one of them."""
+    from tasks.judges.reasons import list_reasons
+
+    tasks = {(entry.run, entry.task): entry.model for entry in entries if board is not None and entry.failures}
+    found = []
+    for (run, task), model in tasks.items():
+        samples = board.samples(run) if board is not None else []
+        lost = [(one.id, one.reason) for one in samples if one.task == task and one.reason is not None]
+        found += [{"model": model, "task": task, **asdict(reason)} for reason in list_reasons(lost)]
+    return found
 
 
 def _score_each(

@@ -4,7 +4,7 @@ import json
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,8 @@ from harness.cli.options import LEDGER, Json, LedgerPath, money
 from support.errors import OK, UnknownName, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tasks.judges.ledger import Ledger, Total
 
 log = logging.getLogger(__name__)
@@ -23,14 +25,58 @@ judge_app.command("bench")(bench_command)
 
 
 @judge_app.command("ledger")
-def judge_ledger_command(ledger: LedgerPath = LEDGER, as_json: Json = False) -> int:
+def judge_ledger_command(
+    ledger: LedgerPath = LEDGER,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="Show which questions have no reply: by task, judge and reason.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
     """Show what judges were paid for: calls, tokens and money by task, judge and the model that has answered."""
+    found = _open_ledger(ledger)
+    return _print_failures(found, as_json) if failures else _print_totals(found, as_json)
+
+
+def _print_failures(ledger: "Ledger", as_json: bool) -> int:
+    """The questions without a reply by task, judge and reason, with one of each."""
+    from support.markdown import cell, table
+    from tasks.judges.failures import without_secrets
+    from tasks.judges.reasons import list_reasons
+
+    failed = {one.key: one for one in ledger.failed()}
+    by_judge: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for one in failed.values():
+        by_judge.setdefault((one.task, one.model), []).append((one.key, one.reason))
+    rows: list[dict[str, Any]] = []
+    for (task, judge), lost in by_judge.items():
+        for kind in list_reasons(lost):
+            first = next(one for one in failed.values() if one.key.startswith(kind.example))
+            answer = without_secrets((first.body or b"")[:2000].decode("utf-8", "replace"))
+            example = {"key": first.key, "created": first.created, "answer": answer}
+            rows.append({"task": task, "judge": judge, "reason": kind.reason, "count": kind.count, "example": example})
+    if as_json:
+        print(json.dumps({"failures": rows}))
+        return OK
+    shown = [
+        [cell(str(row[name])) for name in ("task", "judge", "reason", "count")] + [cell(_write_example(row["example"]))]
+        for row in rows
+    ]
+    print(table(["task", "judge", "reason", "questions", "one of them"], shown) if rows else "No failures.")
+    return OK
+
+
+def _write_example(example: "Mapping[str, str]") -> str:
+    """The beginning of a question's key, when it was asked, and what came where that is kept."""
+    text = f"{example['key'][:12]}, {example['created']}"
+    return f"{text}: {example['answer']}" if example["answer"] else text
+
+
+def _print_totals(found: "Ledger", as_json: bool) -> int:
     from dataclasses import asdict
 
     from support.markdown import cell, table
-    from tasks.judges.failures import grouped
+    from tasks.judges.reasons import grouped
 
-    found = _open_ledger(ledger)
     totals, failures = found.summary(by_served=True), found.failures()
     if as_json:
         lost = [

@@ -225,7 +225,7 @@ def _score_reward(
 
 def _end(results: "Sequence[Result]", max_failed: float, as_json: bool, out: Path | None = None) -> int:
     """Keep and print results; LOSSY if one lost more than this share of its pairs."""
-    from tasks.judges.failures import grouped
+    from tasks.judges.reasons import reasons_in_words
 
     files = [result.keep(out) for result in results] if out is not None else []
     if as_json:
@@ -238,7 +238,7 @@ def _end(results: "Sequence[Result]", max_failed: float, as_json: bool, out: Pat
     for result in results:
         found = result.figures
         if found.share_lost > max_failed:
-            reasons = f": {grouped(found.reasons)}" if found.reasons else ""
+            reasons = f": {reasons_in_words(found.reasons)}" if found.reasons else ""
             counts = f"{found.lost} of {found.pairs} pairs without a score, {found.unread} without a verdict"
             code = say(f"{result.bench}: {counts}{reasons}", LOSSY)
     return code

@@ -96,7 +96,7 @@ def inject_command(
     """
     from support.files import JsonLines
     from support.stages import Stages
-    from tasks.judges.failures import grouped
+    from tasks.judges.reasons import reasons_in_words
     from trainers.data.pair_formats import write_pairs
     from trainers.povid.inject import InjectCounts, inject, injected
     from trainers.povid.scenes import ExactInjector
@@ -116,12 +116,12 @@ def inject_command(
         if lost:
             log.info(f"{what}: {', '.join(f'{count} x {why}' for why, count in lost.items())}")
     if as_json:
-        result = {"pairs": len(pairs), "skipped": answers.skipped, **vars(counts), "files": list(map(str, files))}
+        result = {"pairs": len(pairs), "skipped": answers.skipped, **counts.to_json(), "files": list(map(str, files))}
         print(json.dumps(result))
     else:
         print(f"{len(pairs)} pairs in {' and '.join(map(str, files))}; what was changed: {out / 'injected.jsonl'}")
     again = "; the same command asks again" if counts.may_pass else ""
-    return say(f"{failed} rewrites failed: {grouped(counts.reasons.elements())}{again}", LOSSY) if failed else OK
+    return say(f"{failed} rewrites failed: {reasons_in_words(counts.reasons)}{again}", LOSSY) if failed else OK
 
 
 @povid_app.command("noise")

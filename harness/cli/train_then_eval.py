@@ -30,6 +30,7 @@ from support.processes import is_launched, world_size
 
 if TYPE_CHECKING:
     from harness.runs.outcome import Outcome
+    from tasks.judges.protocol import Judge
     from trainers.cluster.launch import Layout
     from trainers.config.recipe import PreferenceRecipe
 
@@ -83,6 +84,7 @@ def train_then_eval_command(
     judge = replace(judge, name=judge.name or (found.data.judge if found.data else None) or "exact")
     judge.check(context)
     rater = judge.make()
+    _check_judge(rater, found)
     layout = _find_layout(found, folder, training, dry_run)
     if dry_run:
         return _print_steps(context, found, folder, training, layout, limit)
@@ -103,6 +105,14 @@ def train_then_eval_command(
     print(to_json(outcome) if as_json else text)
     log.info(f"report: {folder / 'report.md'}")
     return _exit_code_of(outcome, training, max_failed)
+
+
+def _check_judge(judge: "Judge", recipe: "PreferenceRecipe") -> None:
+    """SettingError if the judge can't rate the recipe's tasks, before anything is planned or done."""
+    from harness.evaluation.make_judge import check_judge
+    from harness.runs.checkpoint_selection import tasks_of
+
+    check_judge(judge, tasks_of(recipe))
 
 
 def _find_recipe(name: str, tasks: list[str] | None, seed: int | None, training: TrainingOptions) -> "PreferenceRecipe":

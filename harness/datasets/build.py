@@ -22,6 +22,7 @@ from support.errors import DataError, InputError, RecipeError, SettingError, Usa
 from support.files import atomic_write_text
 from support.parsing import parse_json
 from tasks.judges.protocol import Judge
+from tasks.judges.reasons import Reason
 from trainers.config.data import POOLS, Data, PairOptions
 from trainers.config.recipe import find_recipe, first_problem
 from trainers.vlfeedback.build import BuiltDataset, build_dataset
@@ -173,11 +174,14 @@ class Published:
     rows: int
     counts: dict[str, int]
     failed: int
+    reasons: Sequence[Reason]
+    """Why answers and ratings failed."""
     table: str
 
     def to_json(self) -> dict[str, Any]:
         """Folder and counts."""
-        return {"folder": str(self.folder), "rows": self.rows, "failed": self.failed, **self.counts}
+        reasons = [asdict(reason) for reason in self.reasons]
+        return {"folder": str(self.folder), "rows": self.rows, "failed": self.failed, "reasons": reasons, **self.counts}
 
     def to_markdown(self) -> str:
         """The table of counts, and where everything is."""
@@ -225,7 +229,8 @@ def publish(out: Path, data: Data, made: BuiltDataset, *, embed_images: bool = T
     shown = {name: value for name, value in asdict(made.counts).items() if name != "rows"}
     listed = table(["what", "how many"], [[name.replace("_", " "), str(value)] for name, value in shown.items()])
     counts = made.counts.to_json() | {"rows": count}
-    return Published(folder=folder, rows=count, counts=counts, failed=made.failed, table=listed)
+    lost: dict[str, Any] = {"failed": made.failed, "reasons": made.reasons}
+    return Published(folder=folder, rows=count, counts=counts, table=listed, **lost)
 
 
 def write_card(folder: Path, repository: str) -> Path:

@@ -60,7 +60,7 @@ class RatedData:
     def to_json(self) -> dict[str, Any]:
         """For machines."""
         files = [file.as_posix() for file in self.files]
-        return {"ratings": files[0], "files": files, **vars(self.counts)}
+        return {"ratings": files[0], "files": files, **self.counts.to_json()}
 
     def to_markdown(self) -> str:
         """For people."""

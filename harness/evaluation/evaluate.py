@@ -19,6 +19,7 @@ from harness.evaluation.entries import Evaluation, Run, entries_of, samples_of
 from harness.evaluation.eval_settings import EvalSettings, judge_facts, judge_name
 from harness.evaluation.generate import Generated, early_exit_hints, generate, load_tasks, revision_of
 from harness.evaluation.guards import with_counts
+from harness.evaluation.make_judge import check_judge
 from harness.evaluation.scoring import Scored, score_answers, session_of
 from harness.models.configuration import identity_of
 from harness.models.provenance import environment, training_of
@@ -26,7 +27,6 @@ from harness.models.served_identity import identified
 from harness.models.spec import ModelSpec
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
-from support.errors import NoJudgeError
 from tasks.data_folder import stored
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
@@ -49,15 +49,14 @@ def evaluate(
     ledger: Path | None = None,
     load: "Callable[..., LM] | None" = None,
 ) -> Evaluation:
-    """Score `spec` on `tasks`. ModelError, DataError, JudgeError.
+    """Score `spec` on `tasks`. ModelError, DataError, JudgeError, SettingError for a judge that can't rate one.
 
     `name` is the model's name on the board; `engine` holds settings of a local model; `ledger` is the file that keeps
     the replies of a served one; `load` makes the LM, as `harness.models.load.load` does.
     """
     from harness.models.load import load as load_model
 
-    if judge is None and (judged := [task.name for task in tasks if task.judged]):
-        raise NoJudgeError(f"{', '.join(judged)}: needs a judge and none is set: there is no default one")
+    check_judge(judge, tasks, official_prompts=settings.official_prompts)
     spec = identified(spec, ledger)
     started, timer = time.monotonic(), StageTimer()
     loaded = load_tasks(tasks, split=settings.split, data=settings.data, partial_data=settings.partial_data)

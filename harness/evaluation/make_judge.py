@@ -1,9 +1,10 @@
-"""Makes a judge from its name and settings."""
+"""Makes a judge from its name and settings, and tells whether a judge can rate what it is wanted for."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from support.errors import SettingError
+from support.errors import NoJudgeError, SettingError
 from tasks.judges import prices
 from tasks.judges.addresses import server_of
 from tasks.judges.batch import BatchJudge
@@ -11,6 +12,7 @@ from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
 from tasks.judges.settings import JudgeSettings
+from tasks.registry import TaskSpec
 
 EXACT: Final = "exact"
 
@@ -54,3 +56,18 @@ def make_judge(
         raise SettingError(f"--judge-known-as {known_as!r}: is empty")
     more: dict[str, Any] = {"budget": budget, "settings": settings, "known_as": known_as}
     return kind(name, url=server, ledger=Ledger(ledger or LEDGER), **more)
+
+
+def check_judge(judge: Judge | None, tasks: Iterable[TaskSpec], *, official_prompts: bool = False) -> None:
+    """Before anything is generated: NoJudgeError or SettingError for judged tasks that this judge can't rate."""
+    judged = [task for task in tasks if task.judged]
+    if judge is None and judged:
+        names = ", ".join(task.name for task in judged)
+        raise NoJudgeError(f"{names}: needs a judge and none is set: there is no default one")
+    can_rate = getattr(judge, "can_rate", None)
+    if judge is None or can_rate is None:
+        return
+    if names := ", ".join(task.name for task in judged if not can_rate(task.official_judge)):
+        raise SettingError(f"judge {judge.model!r}: can't rate {names}; name a model by --judge")
+    if judged and official_prompts and judge.model == EXACT:
+        raise SettingError(f"judge {EXACT!r}: reads our own prompts only; leave out --official-prompts")

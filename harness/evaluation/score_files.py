@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.evaluation.guards import answer_in
 from harness.evaluation.judge_cost import JudgePlan, plan
+from harness.evaluation.make_judge import check_judge
 from harness.evaluation.scoring import (
     Scored,
     drop_unscored,
@@ -27,6 +28,7 @@ from tasks.answer import FailedAnswer
 from tasks.answer_files import OfficialAnswers
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
+from tasks.judges.reasons import Reason
 from tasks.registry import TaskSpec, registry
 
 
@@ -48,7 +50,9 @@ class Score:
     empty: int | None
     """Answers that say nothing, or nearly; None: the file has ratings alone, without the answers."""
     failures: str = ""
-    """Why answers failed, stayed unscored or could not be read, with counts."""
+    """Why answers failed, stayed unscored or could not be read, with counts and one example each."""
+    reasons: Sequence[Reason] = ()
+    """The same, one by one."""
     partial: bool = False
     """Whether questions of the benchmark are missing that its script does not count as wrong."""
     warnings: Sequence[str] = field(default=())
@@ -75,6 +79,8 @@ def score(
     unjudged = sum(map(is_to_judge, answers)) if task.judged else 0
     if unjudged and judge is None:
         raise AnswerFileError(f"{path}: {unjudged} answers to {task.name} are not judged")
+    if unjudged:
+        check_judge(judge, [task], official_prompts=official_prompts)
     session = session_of(judge, task, official_prompts)
     scored = score_answers(task, [sample.doc for sample in given.answered], answers, session, judge_repeats)
     found = _make_score(scored, given.warnings)
@@ -86,7 +92,8 @@ def score(
 def plan_of(
     task: TaskSpec, path: Path, references: Path | None, judge: Judge, judge_repeats: int = 1
 ) -> JudgePlan | None:
-    """The cost of judging the answers in `path`; None if the judge costs nothing."""
+    """The cost of judging the answers in `path`; None if the judge costs nothing. SettingError."""
+    check_judge(judge, [task])
     if not isinstance(judge, OpenAIJudge):
         return None
     given = _read_answers(task, path, references, judge)
@@ -133,6 +140,7 @@ def _read_sample_log(task: TaskSpec, path: Path) -> Scored:
         failed=[sample.answer is None for sample in samples],
         texts=list(map(answer_in, samples)),
         lost=[None if sample.reason is None else FailedAnswer(sample.reason) for sample in samples],
+        ids=[sample.id for sample in samples],
     )
 
 
@@ -147,4 +155,5 @@ def _make_score(scored: Scored, warnings: Sequence[str] = ()) -> Score:
         warnings=(*warnings, *(every if times > 1 else ())),
         **vars(scored.counts),
         failures=scored.failures,
+        reasons=scored.reasons,
     )

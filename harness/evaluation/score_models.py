@@ -15,6 +15,7 @@ from harness.engine.config import EngineConfig
 from harness.evaluation.entries import Evaluation
 from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.evaluation.evaluate import evaluate
+from harness.evaluation.make_judge import check_judge
 from harness.models.adapter_host import AdapterHost
 from harness.models.fetch import fetch
 from harness.models.served_identity import end_run, identified, is_of_one_run
@@ -50,6 +51,7 @@ class ModelScorer:
     """Ask the model again, ignoring the board and the response cache."""
 
     def __post_init__(self) -> None:
+        check_judge(self.judge, self.tasks, official_prompts=self.settings.official_prompts)
         self._host = AdapterHost()
 
     def score(self, spec: ModelSpec, name: str, engine: EngineConfig | None = None) -> Evaluation | None:

@@ -16,9 +16,9 @@ from support.errors import NoJudgeError, RecordsError
 from tasks.answer import FailedAnswer
 from tasks.early_exit import next_token_record
 from tasks.empty_answers import is_empty, least_words
-from tasks.judges.failures import grouped
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge, JudgeSession
+from tasks.judges.reasons import Reason, list_reasons, reasons_in_words
 from tasks.metric import Metric, Record
 from tasks.registry import NEXT_TOKEN, TaskSpec, registry
 from tasks.thoughts import answer_of
@@ -60,10 +60,19 @@ class Scored:
     lost: Sequence[FailedAnswer | None] = ()
     """For each answer why it failed, has no score or could not be read; None: it was scored."""
 
+    ids: Sequence[str] = ()
+    """What names each answer."""
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """Why answers failed, have no score or could not be read; the example is an answer's id."""
+        ids = self.ids or [""] * len(self.lost)
+        return list_reasons((name, why.error) for name, why in zip(ids, self.lost, strict=True) if why is not None)
+
     @property
     def failures(self) -> str:
-        """The reasons, with counts."""
-        return grouped(why.error for why in self.lost if why is not None)
+        """The reasons in words, with counts and one example each."""
+        return reasons_in_words(self.reasons)
 
     def records(self, metric: str) -> list[list[Record]]:
         """A metric's records in each round."""
@@ -197,7 +206,8 @@ def score_answers(
     failed = [isinstance(answer, FailedAnswer) for answer in answers]
     texts = list(map(_find_text, answers))
     lost = _find_reasons(docs, answers, rounds, session)
-    return Scored(task=task, rounds=rounds, failed=failed, texts=texts, lost=lost)
+    ids = [str(doc.get("id", place)) for place, doc in enumerate(docs)]
+    return Scored(task=task, rounds=rounds, failed=failed, texts=texts, lost=lost, ids=ids)
 
 
 def _find_text(answer: Any) -> str | None:

@@ -17,6 +17,7 @@ import numpy as np
 from harness.judge_bench.ask import Compared
 from leaderboards.statistics.verdict import interval
 from support.errors import DataError
+from tasks.judges.reasons import Reason, list_reasons
 from tasks.metric import Metric, mean_of, ratio_of
 from tasks.pairs.multimodal_rewardbench import guesser
 from tasks.pairs.protocol import FIRST, PairBench
@@ -55,8 +56,8 @@ class Figures:
     unread: int
     """Pairs that the official rule finds no verdict for."""
     ties: int
-    reasons: tuple[str, ...]
-    """Why pairs are lost, one for each."""
+    reasons: tuple[Reason, ...]
+    """Why pairs are lost, with counts; the example is a pair's id."""
 
     @property
     def share_lost(self) -> float:
@@ -85,15 +86,15 @@ def figures_of(bench: PairBench, compared: Sequence[Compared]) -> Figures:
         for name, members in {**{name: (name,) for name in names}, **bench.groups}.items()
         if (own := [record for record in records if record["category"] in members])
     ]
-    reasons = tuple(one.reason for one in compared if one.reason)
+    lost = [(one.id, one.reason) for one in compared if one.reason]
     return Figures(
         accuracy=(_figure(OVERALL, records, _ACCURACY, len(counted)), *macro, *parts),
         beside=tuple(_both_orders(compared)),
         pairs=len(compared),
-        lost=len(reasons),
+        lost=len(lost),
         unread=unread,
         ties=sum(record["correct"] == TIE for record in counted),
-        reasons=reasons,
+        reasons=tuple(list_reasons(lost)),
     )
 
 

@@ -24,7 +24,7 @@ from support.errors import DataError, one_line
 from support.files import atomic_write_text
 from support.markdown import MISSING, cell, line, number, span, table
 from support.parsing import parse_object
-from tasks.judges.failures import grouped
+from tasks.judges.reasons import reasons_in_words
 
 SCHEMA: Final = 1
 UNIT: Final = "%"
@@ -51,7 +51,6 @@ class Result:
         """All but the pairs, as JSON."""
         found = {"schema": SCHEMA, "bench": self.bench, "judge": self.judge, "created": self.created}
         figures = asdict(self.figures)
-        figures["reasons"] = grouped(self.figures.reasons) if self.figures.reasons else ""
         published = [asdict(judge) for judge in bench_of(self.bench).published]
         return {**found, "settings": dict(self.settings), **figures, "published": published}
 
@@ -101,7 +100,7 @@ class Result:
         found = self.figures
         counts = [f"{found.pairs} pairs"]
         if found.lost:
-            counts.append(f"{found.lost} without a score ({cell(grouped(found.reasons))})")
+            counts.append(f"{found.lost} without a score ({cell(reasons_in_words(found.reasons))})")
         if found.unread:
             coin, vote = "a verdict, decided by the official coin", "a majority of verdicts for either answer, left out"
             counts.append(f"{found.unread} without {coin if bench_of(self.bench).guesses else vote}")

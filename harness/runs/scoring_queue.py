@@ -14,6 +14,7 @@ from harness.engine.config import EngineConfig
 from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.lost import lost_in_words
+from harness.evaluation.make_judge import check_judge
 from harness.models.adapter_host import AdapterHost
 from harness.models.base_names import ADAPTER_CONFIG
 from harness.models.configuration import identity_of_folder
@@ -52,6 +53,9 @@ class Scoring:
     """What adapters in folders go on, by the user's word."""
     timed: Callable[[str], AbstractContextManager[Any]] = lambda stage: nullcontext()
     """A context manager that takes the time of one scoring, by its name."""
+
+    def __post_init__(self) -> None:
+        check_judge(self.judge, self.tasks, official_prompts=self.settings.official_prompts)
 
     @property
     def allowed(self) -> str:

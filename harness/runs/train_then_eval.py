@@ -19,6 +19,7 @@ from typing import Final
 from harness.engine.stage_timer import StageTimer
 from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.lost import share_lost
+from harness.evaluation.make_judge import check_judge
 from harness.models.adapter_host import AdapterHost
 from harness.models.configuration import identity_of
 from harness.models.load import register
@@ -80,6 +81,7 @@ def train_then_eval(
     """
     tasks = tasks_of(recipe)
     probes = [probe(name, tasks) for name in early_stop]
+    check_judge(judge, tasks)
     recipe = recipe if limit is None else _limit(recipe, limit)
     with hold_run_folder(out):
         claim(out, recipe, limit)

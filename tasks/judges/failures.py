@@ -9,8 +9,7 @@ and OpenRouter's bodies, in lists, in plain text and in pages of HTML. Keys and 
 
 import re
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from math import isfinite
@@ -298,24 +297,3 @@ def _measure_until_stamp(value: float | None) -> float | None:
 def _read_length(text: str) -> float | None:
     parts = _LENGTH.findall(text)
     return sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts) if parts else None
-
-
-_NUMBERED: Final = re.compile(r"(?<!\S)(?<!status )\S*\d\S*")
-MOST_REASONS: Final = 4
-
-
-def kind_of(reason: str) -> str:
-    """Reasons that differ in numbers alone (tokens asked for, ids of requests; not the status) are one kind."""
-    return _NUMBERED.sub("#", reason)
-
-
-def grouped(reasons: Iterable[str]) -> str:
-    """Such as "content filter (12), status 500: overloaded (2)", the most frequent first, one of each kind."""
-    counts: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    for reason in reasons:
-        counts[kind_of(reason)] += 1
-        first.setdefault(kind_of(reason), reason)
-    shown = [f"{first[kind]} ({count})" for kind, count in counts.most_common(MOST_REASONS)]
-    rest = counts.total() - sum(count for _, count in counts.most_common(MOST_REASONS))
-    return ", ".join([*shown, *([f"other reasons ({rest})"] if rest else [])])

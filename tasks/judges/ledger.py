@@ -136,6 +136,19 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """A question that has no reply."""
+
+    key: str
+    task: str
+    model: str
+    reason: str
+    created: str
+    body: bytes | None
+    """What came for it, where that was paid for and can't be read."""
+
+
+@dataclass(frozen=True)
 class Total:
     """What one model cost for one task."""
 
@@ -253,6 +266,14 @@ class Ledger:
         for task, model, reason in self._run("SELECT task, model, reason FROM failures ORDER BY rowid"):
             found.setdefault((task, model), []).append(reason)
         return found
+
+    def failed(self) -> Iterator["Failed"]:
+        """Questions that have no reply, in the order in which they failed."""
+        for row in self._run(
+            "SELECT failures.key, failures.task, failures.model, failures.reason, failures.created, unread.body"
+            " FROM failures LEFT JOIN unread ON unread.key = failures.key ORDER BY failures.rowid"
+        ):
+            yield Failed(*row)
 
     def open_run(self, scope: str, *, anew: bool = False) -> str:
         """The name of the run of this scope that was begun and has not ended; `anew`, or where there is none: of a new

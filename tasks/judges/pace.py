@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Final
 
-from tasks.judges.failures import TransientError, kind_of, wait_in_words
+from tasks.judges.failures import TransientError, wait_in_words
+from tasks.judges.reasons import kind_of
 from tasks.judges.settings import ClientSettings
 
 log = logging.getLogger(__name__)

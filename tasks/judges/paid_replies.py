@@ -19,11 +19,12 @@ from tasks.judges import prices
 from tasks.judges.addresses import Server
 from tasks.judges.capabilities import capabilities_of, host_of
 from tasks.judges.completions import Route, parsed
-from tasks.judges.failures import NoReply, TransientError, Usage, grouped
+from tasks.judges.failures import NoReply, TransientError, Usage
 from tasks.judges.ledger import Call, Ledger, Loss, now
 from tasks.judges.pace import FIRST_CALLS, Refusals
 from tasks.judges.paid_bodies import Body
 from tasks.judges.parameters import Parameters, in_words
+from tasks.judges.reasons import grouped
 from tasks.judges.replies import NOT_SAID, Reply, cached_of, served_of, usage_of
 from tasks.judges.requests import Request
 from tasks.judges.settings import ClientSettings

@@ -82,7 +82,9 @@ Question = tuple[str, "Image | None"]
 
 
 class Judge(Protocol):
-    """Whoever rates answers."""
+    """Whoever rates answers. One that can't rate those of every task has a method `can_rate(official_judge)`: a task is
+    known by the judge that its authors used. One that needs more of a picture than its pixels has `check_picture(image,
+    name)`, which raises SettingError."""
 
     @property
     def model(self) -> str:

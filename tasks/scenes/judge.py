@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from support.errors import JudgeError
+from support.errors import JudgeError, SettingError
 from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge
 from tasks.scenes.world import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene, Thing
 
@@ -227,6 +227,15 @@ class ExactJudge(ThreadedJudge):
 
     model = "exact"
     """A judge's name stands beside every score it gave: these are never held against another judge's."""
+
+    def can_rate(self, official_judge: str | None) -> bool:
+        """Whether a task's answers are about rendered scenes: it is their official judge."""
+        return official_judge == self.model
+
+    def check_picture(self, image: "Image", name: str) -> None:
+        """SettingError for a picture that is no rendered scene."""
+        if "scene" not in image.info:
+            raise SettingError(f"judge {self.model!r}: knows rendered scenes only, and {name} is none; name a model")
 
     def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
         """The reply to a VLFeedback, MMHal-Bench or VL-RewardBench prompt about one rendered scene."""

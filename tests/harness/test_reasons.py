@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,15 +56,47 @@ def test_reasons_are_in_the_lines_the_json_the_entries_the_log_and_the_ledger(
     server.faults = [None, *REASONS, *["status:413"] * 3]
     assert evaluated("--json") == LOSSY
     said = capsys.readouterr()
-    assert "harness: scenes_pope: 11 of 16 failed: status 413: Something is wrong (4), content filter (2)" in said.err
+    wrong = r"status 413: Something is wrong \(4, such as [^)]+\), content filter \(2, such as [^)]+\)"
+    assert re.search(f"harness: scenes_pope: 11 of 16 failed: {wrong}", said.err)
     assert "what failed is asked again by: harness eval" in said.err  # one of them was the server's trouble
-    for entry in json.loads(said.out)["entries"]:
+    found = json.loads(said.out)
+    for entry in found["entries"]:
         assert f"harness: scenes_pope: 11 of 16 failed: {entry['provenance']['failures']}\n" in said.err
     board = Board(tmp_path / "run" / "board")
-    reasons = [sample.reason for sample in board.samples(board.entries()[0].run)]
+    samples = {sample.id: sample.reason for sample in board.samples(board.entries()[0].run)}
+    reasons = list(samples.values())
     assert sorted(filter(None, reasons)) == sorted([*REASONS.values(), *["status 413: Something is wrong"] * 3])
-    kept = [why for found in Ledger(tmp_path / "l").failures().values() for why in found]
+    kept = [why for each in Ledger(tmp_path / "l").failures().values() for why in each]
     assert sorted(kept) == sorted(filter(None, reasons))
+    listed = {why["reason"]: (why["count"], samples[why["example"]]) for why in found["reasons"]}
+    assert listed == {why: (count, why) for why, count in Counter(filter(None, reasons)).items()}
+    assert {(why["model"], why["task"]) for why in found["reasons"]} == {(f"openai:{MODEL}", "scenes_pope")}
+
+
+def test_the_ledger_shows_which_questions_have_no_reply_by_reason_with_one_of_each(
+    server: Any, evaluated: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.faults = [None, "refusal", "status:413", "refusal"]
+    server.reply = lambda prompt: "yes"
+    evaluated("--json")
+    capsys.readouterr()
+    command = ["judge", "ledger", "--ledger", str(tmp_path / "l"), "--failures"]
+    assert run([*command, "--json"]) == OK
+    rows = json.loads(capsys.readouterr().out)["failures"]
+    shown = [(row["task"], row["judge"], row["reason"], row["count"]) for row in rows]
+    task = "scenes_pope (answers)"
+    assert shown == [(task, MODEL, "refusal", 2), (task, MODEL, "status 413: Something is wrong", 1)]
+    assert "I can't." in rows[0]["example"]["answer"]  # it was paid for, and is kept
+    assert rows[1]["example"]["answer"] == ""
+    assert run(command) == OK
+    table = capsys.readouterr().out
+    assert table.count("scenes_pope (answers)") == 2
+    assert rows[0]["example"]["key"][:12] in table
+    server.faults = []
+    evaluated("--model-set", "retry_unread=true")
+    capsys.readouterr()
+    assert run(command) == OK
+    assert capsys.readouterr().out == "No failures.\n"
 
 
 def test_what_will_fail_again_is_not_said_to_be_asked_again(
@@ -72,7 +106,8 @@ def test_what_will_fail_again_is_not_said_to_be_asked_again(
     server.reply = lambda prompt: "yes"
     assert evaluated("--max-failed", "0.5") == OK
     said = capsys.readouterr().err
-    assert "warning: scenes_pope: 3 of 16 failed: status 413: Something is wrong (1), refusal (1)" in said
+    reasons = r"status 413: Something is wrong \(1, such as [^)]+\), refusal \(1, such as [^)]+\)"
+    assert re.search(f"warning: scenes_pope: 3 of 16 failed: {reasons}", said)
     assert "asked again" not in said
 
 
@@ -83,7 +118,7 @@ def test_answers_that_no_rule_can_read_count_as_lost_and_keep_their_official_sco
     answers = ["Yes.", "No.", "A picture of it.", FailedAnswer("image can't be shown: cut")]
     scored = score_answers(registry().task("pope"), docs, answers, None)
     assert (scored.counts.failed, scored.counts.unscored, scored.counts.unparsed) == (1, 0, 1)
-    assert scored.failures == "no rule could read the answer (1), image can't be shown: cut (1)"
+    assert scored.failures == "no rule could read the answer (1, such as 2), image can't be shown: cut (1, such as 3)"
     assert scored.value("random_accuracy") is not None
     assert share_lost(Result(samples=4, failed=1, unparsed=1)) == 0.5
 

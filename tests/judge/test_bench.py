@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import random
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,7 +192,10 @@ def test_a_failed_call_is_no_verdict(server: Any, tmp_path: Path, capsys: pytest
     result, found = benched(capsys, command(server, tmp_path, "--limit", "90"), code=4)
     assert result["lost"] >= 30
     assert found["overall"] == 100.0
-    assert re.fullmatch(rf"content filter.* \({result['lost']}\)", result["reasons"])
+    (reason,) = result["reasons"]
+    assert reason["reason"].startswith("content filter")
+    assert reason["count"] == result["lost"]
+    assert reason["example"]
     assert result["accuracy"][0]["pairs"] == 90 - result["lost"]
 
 

@@ -9,6 +9,7 @@ from harness.judge_bench.ask import Call, Compared, planned_calls
 from harness.judge_bench.benches import BENCHES
 from harness.judge_bench.figures import Figures, figures_of
 from support.errors import DataError
+from tasks.judges.reasons import Reason
 from tasks.pairs.protocol import Pair
 
 VL, MM = BENCHES["vl_rewardbench"], BENCHES["multimodal_rewardbench"]
@@ -77,7 +78,8 @@ def test_parts_of_a_category_are_shown_together_as_others_report_them() -> None:
 
 def test_a_pair_with_a_lost_call_has_no_score() -> None:
     found = figures_of(VL, [compared(0, [True]), compared(1, [None], lost="status 500")])
-    assert (found.lost, found.reasons, found.share_lost, values(found)["overall"]) == (1, ("status 500",), 0.5, 100.0)
+    assert found.reasons == (Reason(reason="status 500", count=1, example="1"),)
+    assert (found.lost, found.share_lost, values(found)["overall"]) == (1, 0.5, 100.0)
     with pytest.raises(DataError, match="there are no pairs"):
         figures_of(VL, [])
 

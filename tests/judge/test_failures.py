@@ -17,12 +17,12 @@ from tasks.judges.failures import (
     PermanentError,
     TransientError,
     failure_of,
-    grouped,
     is_of_account,
     sentence_of,
     wait_asked_for,
     without_secrets,
 )
+from tasks.judges.reasons import grouped, list_reasons
 
 
 def error(message: str, **more: Any) -> dict[str, Any]:
@@ -231,6 +231,11 @@ def test_reasons_are_counted_and_such_that_differ_in_numbers_are_one() -> None:
     assert grouped([*long, "content filter"]) == "you requested 0 tokens (request id: r0x) (20), content filter (1)"
     assert grouped("abcdef") == "a (1), b (1), c (1), d (1), other reasons (2)"
     assert grouped([]) == ""
+    assert (
+        grouped(["content filter", "busy", "busy"], ["3", "9", "4"])
+        == "busy (2, such as 9), content filter (1, such as 3)"
+    )
+    assert [one.count for one in list_reasons([("1", "took 5 s"), ("2", "took 7 s"), ("3", "refusal")])] == [2, 1]
 
 
 values = st.recursive(

@@ -18,7 +18,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,7 @@ from support.progress import report
 from support.records import read
 from tasks.judges.batch import BatchJudge
 from tasks.judges.protocol import Judge, JudgeSession, Sampling, as_data, fill, reasons_of
+from tasks.judges.reasons import Reason, list_reasons
 from trainers.data.rows import Preference
 from trainers.vlfeedback.annotation import open_for_judge
 
@@ -100,10 +101,20 @@ class InjectCounts:
     """Judge calls without a reply; repeated next time."""
     pictures: int = 0
     """Items whose picture is missing, broken or too large; tried again next time."""
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Why calls and pictures failed."""
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    """Ids of items, and why their calls or pictures failed."""
     may_pass: bool = False
     """Whether asking again can help."""
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """Why, with counts; the example is the id of an item."""
+        return list_reasons(self.lost)
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines."""
+        shown = {name: value for name, value in vars(self).items() if name != "lost"}
+        return shown | {"reasons": [asdict(reason) for reason in self.reasons]}
 
 
 def read_llava(path: Path, images: Path, *, kind: Kind, skipped: Counter[str] | None = None) -> Iterator[Correct]:
@@ -316,9 +327,9 @@ def _rewrite_batch(
         )
         again = []
         replies = session.ask_all(asked, REWRITING)
-        for why in reasons_of(replies).values():
+        for number, why in reasons_of(replies).items():
             counts.failed += 1
-            counts.reasons[why.error] += 1
+            counts.lost.append((left[number].item.id, why.error))
             counts.may_pass |= why.may_pass
         for wanted, reply in zip(left, replies, strict=True):
             if reply is None:
@@ -343,7 +354,7 @@ def _has_picture(item: Correct, counts: InjectCounts) -> bool:
         open_for_judge(item.image).load()
     except OSError as error:
         counts.pictures += 1
-        counts.reasons[f"image can't be shown: {error}"] += 1
+        counts.lost.append((item.id, f"image can't be shown: {error}"))
         return False
     return True
 

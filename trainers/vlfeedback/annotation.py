@@ -18,8 +18,8 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,9 +33,9 @@ from support.parsing import parse_object
 from support.progress import Stage
 from support.records import batches
 from tasks.judges.batch import BatchJudge
-from tasks.judges.failures import grouped
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge, reasons_of
+from tasks.judges.reasons import Reason, list_reasons, reasons_in_words
 from trainers.config.data import ASPECTS, RatingMode, TextOrder
 from trainers.data.rows import Completion, Row
 from trainers.data.scores import number
@@ -100,8 +100,8 @@ class RatingCounts:
     """Aspect -> texts whose rating could not be read from the reply."""
     unreadable: int = 0
     """Rated instructions of which not one rating could be read."""
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Why calls and images failed."""
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    """Instructions and why their calls or images failed."""
     may_pass: bool = False
     """Whether asking again can help."""
     without_server: int = 0
@@ -125,6 +125,16 @@ class RatingCounts:
     def missing(self) -> int:
         """Calls and images that failed: tried again next time."""
         return self.failed + self.pictures
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """Why, with counts; the example is an instruction."""
+        return list_reasons(self.lost)
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines."""
+        shown = {name: value for name, value in vars(self).items() if name != "lost"}
+        return shown | {"reasons": [asdict(reason) for reason in self.reasons]}
 
 
 T = TypeVar("T")
@@ -150,7 +160,7 @@ def annotate(
         text = "%s: %d ratings were kept without their judge's server, which may be another"
         log.warning(text, rows.path, counts.without_server)
     if counts.missing:
-        log.warning(f"{counts.missing} ratings failed: {grouped(counts.reasons.elements())}")
+        log.warning(f"{counts.missing} ratings failed: {reasons_in_words(counts.reasons)}")
     return counts
 
 
@@ -206,7 +216,7 @@ def _rate(
             item.image().load()  # and let go again: a batch of decoded images may not fit in memory
         except OSError as error:
             counts.pictures += 1
-            counts.reasons[f"image can't be shown: {error}"] += 1
+            counts.lost.append((item.key, f"image can't be shown: {error}"))
             continue
         ready.append((item, order_of(item.texts, protocol.order, protocol.seed, item.key)))
     asked = [
@@ -218,9 +228,9 @@ def _rate(
     given = judge.ask_many(((prompt, ready[place][0].image()) for place, _, prompt in asked), label=label)
     for (place, aspects, _), reply in zip(asked, given, strict=True):
         replies[place][aspects] = reply
-    for why in reasons_of(given).values():
+    for call, why in reasons_of(given).items():
         counts.failed += 1
-        counts.reasons[why.error] += 1
+        counts.lost.append((ready[asked[call][0]][0].key, why.error))
         counts.may_pass |= why.may_pass
     rows = []
     for (item, names), own in zip(ready, replies, strict=True):
@@ -318,6 +328,15 @@ def items_of(
     for one in instructions:
         image, texts = partial(_open_within, images, one.image), answers.get(one.id, {})
         yield Item(key=one.id, prompt=one.prompt, image=image, texts=texts, more=more or {})
+
+
+def check_pictures(judge: Judge, instructions: Iterable[Instruction], images: Path) -> None:
+    """SettingError if the judge needs more than a picture's pixels, and the first of a source does not have it."""
+    if (check := getattr(judge, "check_picture", None)) is None:
+        return
+    for one in {one.source: one for one in reversed(list(instructions))}.values():
+        with suppress(OSError):  # which is told when it is rated
+            check(_open_within(images, one.image), one.image)
 
 
 def _open_within(images: Path, name: str) -> Image.Image:

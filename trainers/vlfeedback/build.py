@@ -17,13 +17,21 @@ from support.files import JsonLines, atomic_write_text, file_lock
 from support.images import ImageRef
 from support.parsing import parse_object
 from tasks.judges.protocol import Judge
+from tasks.judges.reasons import Reason, list_reasons
 from trainers.config.data import Data, PoolModel
 from trainers.data.pair_formats import write_pairs
 from trainers.data.pair_rules import PairCounts, pair_up, rule_of, settle
 from trainers.data.rows import Completion, Preference, Row
 from trainers.data.usable_pairs import EMPTY, EQUAL, describe_left_out, why_useless
 from trainers.data.vlfeedback_format import write_rows
-from trainers.vlfeedback.annotation import RatingCounts, RatingProtocol, annotate, items_of, ratings_as_text
+from trainers.vlfeedback.annotation import (
+    RatingCounts,
+    RatingProtocol,
+    annotate,
+    check_pictures,
+    items_of,
+    ratings_as_text,
+)
 from trainers.vlfeedback.answers import AnswersLM, MemberCounts, decode, read_answers
 from trainers.vlfeedback.instructions import Instruction
 from trainers.vlfeedback.sampling import instructions_of
@@ -46,6 +54,13 @@ class BuiltDataset:
     """How far each member of the pool is, and why answers failed."""
 
     @property
+    def reasons(self) -> list[Reason]:
+        """Why answers and ratings failed, with counts; the example is a member of the pool, or an instruction."""
+        answers = [(name, member.reasons) for name, member in self.members.items()]
+        lost = [(name, why) for name, reasons in answers for why, count in reasons.items() for _ in range(count)]
+        return list_reasons([*lost, *self.ratings.lost])
+
+    @property
     def may_pass(self) -> bool:
         """Whether the same command may get what failed."""
         return self.ratings.may_pass or any(member.missing for member in self.members.values())
@@ -64,9 +79,10 @@ def build_dataset(
     decode: Answering = decode,
 ) -> BuiltDataset:
     """Build or finish the dataset in `folder`; `load` makes an LM of a member of the pool, `decode` has all of them
-    answer."""
+    answer. SettingError for a judge that can't rate answers about such pictures."""
     images = folder / "images"
     instructions = _draw_instructions(folder, data, seed, images)
+    check_pictures(judge, instructions, images)
     members = decode(instructions, data, seed, folder, load=load)
     failed = sum(member.missing for member in members.values())
     for name, member in members.items():

@@ -85,6 +85,7 @@ def build_command(
 
     from harness.datasets.build import build, publish
     from support.stages import Stages
+    from tasks.judges.reasons import reasons_in_words
 
     data = dataset.resolve(judge.name)
     if plan:
@@ -106,7 +107,8 @@ def build_command(
         log.info(f"pushed: {upload(published.folder, push, private=True)}")
     print(json.dumps(published.to_json()) if as_json else published.to_markdown())
     if made.failed > max_failed * max(1, published.rows * (1 + min(data.answers, len(data.pool)))):
-        return say(f"{made.failed} answers or ratings failed{'; the same command asks again' * made.may_pass}", LOSSY)
+        again = "; the same command asks again" * made.may_pass
+        return say(f"{made.failed} answers or ratings failed: {reasons_in_words(made.reasons)}{again}", LOSSY)
     if unread := made.ratings.unread_beyond(max_failed):
         return say(unread, LOSSY)
     return OK

@@ -48,6 +48,7 @@ def annotate_command(
     from harness.datasets.rate import plan_ratings, protocol_of, rate_folder, rate_rows
     from support.stages import Stages
     from tasks.judges.openai import OpenAIJudge
+    from tasks.judges.reasons import reasons_in_words
     from trainers.data.vlfeedback_format import holds_rows
 
     judge.check(context)
@@ -64,6 +65,6 @@ def annotate_command(
     print(json.dumps(rated.to_json()) if as_json else rated.to_markdown())
     if rated.failed:
         again = "; the same command asks again" if rated.counts.may_pass else ""
-        return say(f"{rated.failed} calls gave no reply{again}", LOSSY)
+        return say(f"{rated.failed} ratings failed: {reasons_in_words(rated.counts.reasons)}{again}", LOSSY)
     unread = rated.counts.unread_beyond(MOST_UNREAD)
     return say(unread, LOSSY) if unread else OK

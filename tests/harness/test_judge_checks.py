@@ -1,0 +1,91 @@
+"""A judge that can't rate what it is wanted for is refused before anything is generated, planned or paid."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli.main import run
+from harness.evaluation.eval_settings import EvalSettings
+from harness.evaluation.make_judge import check_judge
+from harness.evaluation.score_models import ModelScorer
+from harness.runs.scoring_queue import Scoring
+from leaderboards.board.board import Board
+from support.errors import SettingError
+from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge
+from tasks.registry import registry
+from tasks.scenes.judge import ExactJudge
+from trainers.vlfeedback.annotation import check_pictures
+from trainers.vlfeedback.instructions import Instruction
+
+pytestmark = pytest.mark.usefixtures("no_keys")
+REFUSED = "harness: judge 'exact': can't rate mmhal, mmvet; name a model by --judge\n"
+
+
+class Anybody(ThreadedJudge):
+    model = "anybody"
+
+    def ask(self, prompt: str, image: Any = None, sampling: Sampling = GREEDY) -> str:
+        return "Rating: 4"
+
+
+@pytest.mark.parametrize("more", ((), ("--dry-run",), ("--judge", "exact")))
+def test_eval_asks_no_model_for_answers_that_the_judge_cant_rate(
+    more: tuple[str, ...], server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", "--model", "openai:m", "--model-url", server.url, "--tasks", "scenes_mmhal,mmhal,mmvet"]
+    assert run([*command, "--out", str(tmp_path), *more]) == 2
+    assert capsys.readouterr().err == REFUSED
+    assert not server.log
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("more", ((), ("--dry-run",)))
+def test_train_then_eval_begins_nothing(
+    more: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run(["train-then-eval", "scenes-demo", "--tasks", "mmhal,mmvet", "--out", str(out), *more]) == 2
+    assert capsys.readouterr().err.endswith(REFUSED)
+    assert not out.exists()
+
+
+def test_watch_and_scorers_refuse_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["watch", str(tmp_path), "--tasks", "mmhal,mmvet"]) == 2
+    assert capsys.readouterr().err.endswith(REFUSED)
+    tasks = [registry().task("mmhal")]
+    with pytest.raises(SettingError, match="can't rate mmhal"):
+        ModelScorer(tasks=tasks, judge=ExactJudge())
+    with pytest.raises(SettingError, match="can't rate mmhal"):
+        Scoring(board=Board(tmp_path / "board"), tasks=tasks, judge=ExactJudge(), state=tmp_path)
+
+
+@pytest.mark.parametrize("more", ((), ("--dry-run",)))
+def test_score_refuses_it_where_answers_are_to_be_judged(
+    more: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"question_type": "attribute", "image_content": [], "question": "?", "gt_answer": "a", "model_answer": "b"}
+    (tmp_path / "a.json").write_text(json.dumps([row | {"image_id": f"{n}", "image_src": ""} for n in range(96)]))
+    assert run(["score", "mmhal", str(tmp_path / "a.json"), "--judge", "exact", *more]) == 2
+    assert "judge 'exact': can't rate mmhal; name a model by --judge" in capsys.readouterr().err
+
+
+def test_it_rates_scenes_by_our_own_prompts_alone() -> None:
+    scenes, others = registry().expand(["scenes"]), registry().expand(["mme", "mmhal"])
+    check_judge(ExactJudge(), scenes)
+    check_judge(Anybody(), [*scenes, *others], official_prompts=True)
+    check_judge(ExactJudge(), [registry().task("mme")], official_prompts=True)
+    with pytest.raises(SettingError, match="reads our own prompts only; leave out --official-prompts"):
+        ModelScorer(tasks=scenes, judge=ExactJudge(), settings=EvalSettings(official_prompts=True))
+
+
+def test_pictures_that_are_no_scenes_are_told_before_they_are_asked_about(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    asked = [Instruction(id="1", prompt="?", image="photo.png", kind="question", source="photos")]
+    with pytest.raises(SettingError, match=r"knows rendered scenes only, and photo\.png is none; name a model"):
+        check_pictures(ExactJudge(), asked, tmp_path)
+    check_pictures(Anybody(), asked, tmp_path)
+    check_pictures(ExactJudge(), [Instruction(id="2", prompt="?", image="none.png", kind="question")], tmp_path)
