@@ -31,12 +31,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import BenchmarkDataError, DataError, first_line
 from support.image_cells import NONE, SEVERAL, Find, is_image_text, picture_in_cell
-from support.image_folders import REFUSED, ImageIndex, ImageTree
+from support.image_folders import REFUSED, ImageTree
 from support.images import ImageRef, PromptImage, encoded, keep, picture, shorten
 from support.records import PARQUET, Record, check_parquet, columns, read
 from tasks.columns import needed_columns, read_columns, shown
 from tasks.data_files import TABLES, choose_tables, tables_below
 from tasks.data_folder import sources_of, stored
+from tasks.hub_data import fetch_folder, fetch_tables
 from tasks.vlmevalkit import TABLES as TABLES_OF_KIT
 from tasks.vlmevalkit import Table
 
@@ -62,6 +63,8 @@ class DocumentSource:
     data: str
     """Id of the dataset on the hub, or what its data are called."""
     revision: str
+    moved_to: str | None = None
+    """Its second id on the hub, which is used where the first one can't be read."""
     columns: Sequence[str] | Mapping[str, str]
     """Columns that the task needs; those it may have, too, where it says what each holds (see `tasks.columns`)."""
     rows: int | None
@@ -88,6 +91,11 @@ class DocumentSource:
         """Where the rows are from, in words."""
         given = (self.paths or {}).get(self.task)
         return f"{self.data} at revision {self.revision}" if given is None else str(given)
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """The names of its splits."""
+        return [self.split] if isinstance(self.split, str) else list(self.split)
 
     @property
     def kinds(self) -> Mapping[str, str] | None:
@@ -182,33 +190,20 @@ def _rows_reader(dotted: str) -> RowsReader:
 
 
 def _read_hub(source: DocumentSource) -> "Dataset":
-    from datasets import concatenate_datasets, load_dataset
-    from huggingface_hub import snapshot_download
+    from datasets import concatenate_datasets
 
-    data, revision = source.data, source.revision
-    splits = [source.split] if isinstance(source.split, str) else list(source.split)
-    try:
-        if source.rows_from is not None:
-            folder = Path(snapshot_download(data, repo_type="dataset", revision=revision))
-            rows = _rows_reader(source.rows_from)(folder)
-        else:
-            parts = [load_dataset(data, source.config, split=split, revision=revision) for split in splits]
-    except (OSError, ValueError) as error:  # datasets and huggingface_hub derive theirs from these
-        failed = f"{source.task}: can't load {data} at revision {revision}: {first_line(error)}"
-        raise BenchmarkDataError(f"{failed}; behind a firewall give --data {source.task}=PATH") from error
+    ids = (source.data, *([source.moved_to] if source.moved_to else []))
     if source.rows_from is not None:
+        folder = fetch_folder(task=source.task, ids=ids, revision=source.revision)
+        try:
+            rows = _rows_reader(source.rows_from)(folder)
+        except (OSError, ValueError) as error:
+            raise BenchmarkDataError(f"{source.task}: {source.where}: {first_line(error)}") from error
         return _dataset_of_rows(source, rows, ImageTree(folder).find)
-    find = _find_downloaded(data)
-    return concatenate_datasets([_dataset_of_table(source, part, find) for part in parts])
-
-
-def _find_downloaded(data: str) -> Find:
-    """Finds the files of a hub dataset by the absolute paths that `datasets` gives them in its cache."""
-    from datasets.config import HF_DATASETS_CACHE
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    own = Path(HF_HUB_CACHE) / f"datasets--{data.replace('/', '--')}"
-    return ImageIndex.inside(own, Path(HF_DATASETS_CACHE) / "downloads").find
+    tables, find = fetch_tables(
+        task=source.task, ids=ids, revision=source.revision, config=source.config, splits=source.splits
+    )
+    return concatenate_datasets([_dataset_of_table(source, table, find) for table in tables])
 
 
 def _read_local(source: DocumentSource, path: Path) -> "Dataset":
@@ -259,11 +254,10 @@ def _check_copies(found: "Dataset", files: Sequence[Path]) -> None:
 
 def _choose_tables(source: DocumentSource, folder: Path) -> list[list[Path]]:
     """The hub's table in a folder, else VLMEvalKit's of this task among its others, else whatever may be one."""
-    splits = [source.split] if isinstance(source.split, str) else list(source.split)
     kit = TABLES_OF_KIT.get(source.task)
     named = [file for file in tables_below(folder) if kit and file.name in kit.files]
     try:
-        found = choose_tables(folder, config=source.config, splits=splits, wanted=partial(_has_columns, source))
+        found = choose_tables(folder, config=source.config, splits=source.splits, wanted=partial(_has_columns, source))
     except DataError:
         if len(named) != 1:
             raise

@@ -20,6 +20,7 @@ from support.errors import AnswerFileError, TaskError, UnknownName
 from tasks.answer_files import OfficialAnswers
 from tasks.columns import check_kind, needed_columns
 from tasks.guards import BUILT_IN, DEFAULT, read_guards, read_shortest
+from tasks.hub_data import is_pinned
 from tasks.metric import Metric
 from tasks.task_yaml import Fields, load_yaml
 
@@ -73,6 +74,9 @@ class TaskSpec:
     data: str
     """Dataset id on the hub, or "embedded", or where else it is published."""
     revision: str
+    """A commit, where one is known; else a branch."""
+    moved_to: str | None = None
+    """The dataset's second id on the hub, which is used where the first one can't be read."""
     rows: int | None
     """How many documents the benchmark has."""
     columns: tuple[str, ...]
@@ -97,6 +101,16 @@ class TaskSpec:
     licence: str
     citation: str
     path: Path
+
+    @property
+    def hub_ids(self) -> tuple[str, ...]:
+        """The dataset's ids on the hub, in the order in which they are tried."""
+        return (self.data, *([self.moved_to] if self.moved_to is not None else []))
+
+    @property
+    def pinned(self) -> bool:
+        """Whether its data can't change under its revision."""
+        return self.data == "embedded" or is_pinned(self.revision)
 
     @property
     def all_metrics(self) -> Mapping[str, MetricSpec]:
@@ -295,6 +309,7 @@ def _read_task(fields: Fields) -> TaskSpec:
         cluster=metadata.text("cluster"),
         data=metadata.text("data"),
         revision=metadata.text("revision"),
+        moved_to=metadata.text("moved_to") if "moved_to" in metadata.values else None,
         rows=metadata.count_or_null("rows"),
         columns=_read_columns(metadata),
         dataset=fields.text("custom_dataset") if "custom_dataset" in fields.values else None,

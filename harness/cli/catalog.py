@@ -102,10 +102,9 @@ def tasks_command(context: typer.Context, as_json: Json = False) -> int:
         print(json.dumps({"tasks": [_facts_of(spec) for spec in known.tasks.values()], "suites": suites}))
         return OK
     rows = [
-        [cell(t.name), t.version, cell(t.headline), "judge" if t.judged else "", cell(t.description)]
-        for t in known.tasks.values()
+        [cell(t.name), t.version, cell(t.headline), *_marks_of(t), cell(t.description)] for t in known.tasks.values()
     ]
-    print(table(["task", "version", "headline", "judged", "what it asks"], rows))
+    print(table(["task", "version", "headline", "judged", "data", "what it asks"], rows))
     for group in known.groups.values():
         print(f"\nsuite {group.name}: {', '.join(group.tasks)}")
     return OK
@@ -150,10 +149,15 @@ def tasks_show_command(
     return OK
 
 
+def _marks_of(spec: "TaskSpec") -> tuple[str, str]:
+    """Whether it needs a judge, and whether its data may change on the hub."""
+    return "judge" if spec.judged else "", "" if spec.pinned else f"not pinned ({spec.revision})"
+
+
 def _facts_of(spec: "TaskSpec") -> dict[str, Any]:
     from dataclasses import asdict
 
     facts = asdict(spec)
-    facts["path"] = spec.path.name
+    facts["path"], facts["pinned"] = spec.path.name, spec.pinned
     facts["columns"], facts["published"] = list(spec.columns), [asdict(row) for row in spec.published]
     return facts

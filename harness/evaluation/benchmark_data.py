@@ -164,12 +164,16 @@ def _ask_hub(task: TaskSpec) -> DataStatus:
 
 
 def _is_cached(task: TaskSpec) -> bool:
-    """Whether the hub's cache holds data files of this revision."""
+    """Whether the hub's cache holds data files of this revision, under either id."""
+    return any(_is_id_cached(data, task.revision) for data in task.hub_ids)
+
+
+def _is_id_cached(data: str, revision: str) -> bool:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import IncompleteSnapshotError
 
     try:
-        folder = snapshot_download(task.data, repo_type="dataset", revision=task.revision, local_files_only=True)
+        folder = snapshot_download(data, repo_type="dataset", revision=revision, local_files_only=True)
     except IncompleteSnapshotError as error:  # of a repository of which `datasets` takes a part
         folder = str(error.snapshot_path)
     except (OSError, ValueError):
@@ -178,13 +182,18 @@ def _is_cached(task: TaskSpec) -> bool:
 
 
 def _why_not_on_hub(task: TaskSpec) -> str | None:
-    """Why the hub does not give a task's data; None if it does."""
+    """Why the hub does not give a task's data, by their first id; None if it does by any."""
+    reasons = [_why_no_id(data, task.revision) for data in task.hub_ids]
+    return reasons[0] if all(reasons) else None
+
+
+def _why_no_id(data: str, revision: str) -> str | None:
     from httpx2 import HTTPError
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     try:
-        HfApi().dataset_info(task.data, revision=task.revision, timeout=SECONDS)
+        HfApi().dataset_info(data, revision=revision, timeout=SECONDS)
     except GatedRepoError:
         return "is gated for you: accept its terms on its page and set HF_TOKEN"
     except RepositoryNotFoundError:

@@ -130,7 +130,7 @@ def on_board(
         return task, version, judge, *(facts.get(name) for name in ("task", "data", "prompts"))
 
     there = {
-        key(entry.task, entry.version, entry.judge, entry.provenance)
+        key(entry.task, entry.version, entry.judge, {**entry.provenance, "data": data})
         for entry in board.current(partial=True)
         if entry.model == name and entry.limit == settings.limit and entry.failed + entry.unscored == 0
         if all(without_device(entry.provenance.get(fact, "")) == value for fact, value in wanted.items())
@@ -138,9 +138,17 @@ def on_board(
         if entry.judge is None or times_asked_of(entry) >= times
         if is_of_judge(entry, judge)
         if counts_for(entry.provenance, entry.created, spec, engine, configuration)
+        for data in names_of_data(entry.provenance)
     }
     names = {task.name: judge_name(task, judge, settings.official_prompts) for task in tasks}
     return all(key(task.name, task.version, names[task.name], settings.facts_of_task(task)) in there for task in tasks)
+
+
+def names_of_data(provenance: Mapping[str, str]) -> list[str]:
+    """What an entry's data may be called: those of a branch also by the commit that it was at."""
+    data, revision = provenance.get("data", ""), provenance.get("revision")
+    dataset, at, _ = data.rpartition("@")
+    return [data, f"{dataset}@{revision}"] if at and revision else [data]
 
 
 def is_of_judge(entry: Entry, judge: Judge | None) -> bool:

@@ -17,7 +17,7 @@ from harness.engine.config import EngineConfig
 from harness.engine.stage_timer import StageTimer
 from harness.evaluation.entries import Evaluation, Run, entries_of, samples_of
 from harness.evaluation.eval_settings import EvalSettings, judge_facts, judge_name
-from harness.evaluation.generate import Generated, early_exit_hints, generate, load_tasks, revision_of
+from harness.evaluation.generate import Generated, early_exit_hints, facts_of_data, generate, load_tasks
 from harness.evaluation.guards import with_counts
 from harness.evaluation.make_judge import check_judge
 from harness.evaluation.scoring import Scored, score_answers, session_of
@@ -123,6 +123,5 @@ def _facts_of_task(spec: ModelSpec, task: TaskSpec, judge: Judge | None, setting
     """Provenance: one task, its judge, and the model's training on the task's images."""
     facts = settings.facts_of_task(task) | judge_facts(task, judge) | training_of(spec, task.name)
     facts |= settings.calibration if task.judged else {}
-    if task.name not in settings.data and not stored(task.name) and (revision := revision_of(task)):
-        facts["revision"] = revision
-    return facts
+    read_elsewhere = task.name in settings.data or stored(task.name)
+    return facts if read_elsewhere else facts | facts_of_data(task)

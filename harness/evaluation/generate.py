@@ -4,7 +4,6 @@ generate(lm, load_tasks(tasks), limit=None, seed=0)["pope"][0].answer
 """
 
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from leaderboards.board.earlier_digests import earliest_digest
 from support.errors import TaskError
 from support.images import image_digest
 from tasks.data_folder import stored
+from tasks.hub_data import facts_of
 from tasks.registry import FOLDER, TaskSpec, registry
 from tasks.score_digest import score_digest
 
@@ -128,14 +128,17 @@ def _digest_images(request: "Instance") -> str | None:
         return None
 
 
-def revision_of(task: TaskSpec) -> str | None:
-    """The commit of the hub data that was just loaded, if the task names a branch; None if it is not known."""
-    if task.data == "embedded" or re.fullmatch("[0-9a-f]{40}", task.revision):
-        return None
+def facts_of_data(task: TaskSpec) -> dict[str, str]:
+    """What an entry records of the hub data that were just loaded: their commit, where it is known, and the dataset's
+    second id where that was read."""
+    return facts_of(task.name, task.data, task.revision, _ask_commit)
+
+
+def _ask_commit(data: str, revision: str) -> str | None:
     from huggingface_hub import HfApi
 
     try:
-        return HfApi().dataset_info(task.data, revision=task.revision, timeout=10).sha
+        return HfApi().dataset_info(data, revision=revision, timeout=10).sha
     except (OSError, ValueError):  # offline: the data came from the cache
         return None
 
