@@ -54,6 +54,8 @@ class Server:
         """Lines that a batch does which does not complete; not given: half of them."""
         self.spoil: Callable[[int, dict[str, Any]], Any] | None = None
         """Gives, for a line of a batch's output and its place, what is written instead: a row, text or bytes."""
+        self.owner: str | None = None
+        """Of the models that it lists; without one, it has no list."""
         self.lists_batches = True
         self.has_more = False
         """Whether the list of batches never ends."""
@@ -77,6 +79,7 @@ class Server:
         asyncio.set_event_loop(self.loop)
         app = web.Application(client_max_size=64 * 1024**2)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/files", self._upload)
         app.router.add_get("/v1/files/{id}/content", self._content)
         app.router.add_post("/v1/batches", self._batch)
@@ -133,6 +136,11 @@ class Server:
         if body.get("response_format", {}).get("type") == "json_schema" and fault != "no schema":
             reply = json.dumps({"explanation": "It says Rating: 1 somewhere.", "verdict": reply})
         return web.json_response(completion(body["model"], reply, tokens, fault))
+
+    async def _models(self, request: web.Request) -> web.Response:
+        if self.owner is None:
+            return error(404, "Not found", None)
+        return web.json_response({"object": "list", "data": [{"id": "m", "owned_by": self.owner}]})
 
     async def _upload(self, request: web.Request) -> web.Response:
         data = (await request.post())["file"]

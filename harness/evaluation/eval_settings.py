@@ -1,6 +1,7 @@
 """The settings that a score depends on, what an entry records of them, and whether the board has that score."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.engine.config import EngineConfig
@@ -17,6 +18,7 @@ from leaderboards.board.entry import COST_NOT_KNOWN, SHARES_NOTHING, Entry, with
 from support.settings import LARGEST_SEED, check_integer
 from tasks.data_folder import VARIABLE, stored
 from tasks.judges.openai import OpenAIJudge
+from tasks.judges.parameters import NOT_SETTABLE, not_settable
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 from tasks.score_digest import score_digest
@@ -75,9 +77,19 @@ def judge_name(task: TaskSpec, judge: Judge | None, official_prompts: bool) -> s
     """The judge's name in entries; it differs where the judge is asked differently, so that columns are not mixed."""
     if not task.judged or judge is None:
         return None
-    structured = isinstance(judge, OpenAIJudge) and judge.settings.structured
-    protocol = ["official prompts"] * official_prompts + ["structured"] * structured
-    return f"{judge.model} ({', '.join(protocol)})" if protocol else judge.model
+    protocol = ["official prompts"] * official_prompts
+    missing: list[str] = []
+    if isinstance(judge, OpenAIJudge):
+        effort = judge.settings.reasoning_effort
+        protocol += ["structured"] * judge.settings.structured + ([f"reasoning effort {effort}"] if effort else [])
+        missing = not_settable(judge.client.asked_by_task.get(task.name, ()))
+    name = f"{judge.model} ({', '.join(protocol)})" if protocol else judge.model
+    return ", ".join([name, *(f"{each} {NOT_SETTABLE}" for each in missing)])
+
+
+def _without_missing(judge: str | None) -> str | None:
+    """A judge's name as it is before its model has refused anything."""
+    return None if judge is None else re.sub(rf"(, \w+ {NOT_SETTABLE})+$", "", judge)
 
 
 def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
@@ -89,8 +101,10 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
         facts["official judge"] = task.official_judge
     if isinstance(judge, OpenAIJudge) and (images := judge.settings.images_in_words()):
         facts["judge image"] = images
-    if isinstance(judge, OpenAIJudge) and judge.client.asked_otherwise:
-        facts["judge parameters"] = "; ".join(sorted(judge.client.asked_otherwise))
+    if isinstance(judge, OpenAIJudge):
+        otherwise = judge.client.asked_by_task.get(task.name, set())
+        facts |= {"judge parameters": "; ".join(sorted(otherwise))} if otherwise else {}
+        facts |= {"judge settings": words} if (words := _settings_sent(judge, otherwise)) else {}
     if isinstance(judge, OpenAIJudge) and judge.settings.price is not None:
         facts["judge price"] = judge.settings.price
     if isinstance(judge, OpenAIJudge) and judge.client.unpriced:
@@ -103,6 +117,13 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
     if isinstance(judge, OpenAIJudge) and judge.identity != judge.client.server.identity:
         facts["judge known as"] = judge.identity
     return facts
+
+
+def _settings_sent(judge: OpenAIJudge, otherwise: Collection[str] = ()) -> str:
+    """The parameters that the user set and that were sent (replies of earlier versions may lack them)."""
+    missing = {each for words in otherwise for each in words.split(", ")}
+    asked = {name: how for name, (_, how) in judge.settings.asked().items() if name in ("seed", "reasoning_effort")}
+    return ", ".join(how for name, how in asked.items() if not missing & {f"{name}: {NOT_SETTABLE}", f"without {name}"})
 
 
 def on_board(
@@ -124,23 +145,27 @@ def on_board(
         "model settings": without_device(engine.recorded().get("model settings", "")),
     }
     wanted = {FINGERPRINT: "", CODE: "", SERVED_BY: "", FLAGS: ""} | digest_of_model(spec) | engine.recorded() | facts
+    of_judge: dict[str, str] = {}
+    if isinstance(judge, OpenAIJudge):
+        of_judge = {"judge settings": _settings_sent(judge), "judge image": judge.settings.images_in_words()}
     times, configuration = times_asked(judge, settings.judge_repeats), configuration_of(spec)
 
     def key(task: str, version: str, judge: str | None, facts: Mapping[str, str]) -> tuple[str | None, ...]:
         return task, version, judge, *(facts.get(name) for name in ("task", "data", "prompts"))
 
     there = {
-        key(entry.task, entry.version, entry.judge, {**entry.provenance, "data": data})
+        key(entry.task, entry.version, _without_missing(entry.judge), {**entry.provenance, "data": data})
         for entry in board.current(partial=True)
         if entry.model == name and entry.limit == settings.limit and entry.failed + entry.unscored == 0
         if all(without_device(entry.provenance.get(fact, "")) == value for fact, value in wanted.items())
         if (entry.provenance.get("shared") == SHARES_NOTHING) == engine.exact
         if entry.judge is None or times_asked_of(entry) >= times
         if is_of_judge(entry, judge)
+        if entry.judge is None or all(entry.provenance.get(fact, "") == value for fact, value in of_judge.items())
         if counts_for(entry.provenance, entry.created, spec, engine, configuration)
         for data in names_of_data(entry.provenance)
     }
-    names = {task.name: judge_name(task, judge, settings.official_prompts) for task in tasks}
+    names = {task.name: _without_missing(judge_name(task, judge, settings.official_prompts)) for task in tasks}
     return all(key(task.name, task.version, names[task.name], settings.facts_of_task(task)) in there for task in tasks)
 
 

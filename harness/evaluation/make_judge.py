@@ -8,9 +8,11 @@ from support.errors import NoJudgeError, SettingError
 from tasks.judges import prices
 from tasks.judges.addresses import server_of
 from tasks.judges.batch import BatchJudge
+from tasks.judges.capabilities import capabilities_of, host_of
 from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
+from tasks.judges.server_kind import kind_of
 from tasks.judges.settings import JudgeSettings
 from tasks.registry import TaskSpec
 
@@ -55,6 +57,12 @@ def make_judge(
     if known_as is not None and not known_as.strip():
         raise SettingError(f"--judge-known-as {known_as!r}: is empty")
     more: dict[str, Any] = {"budget": budget, "settings": settings, "known_as": known_as}
+    takes, asked = (
+        capabilities_of(name, host_of(server.url)),
+        {each: one for each, (one, _) in settings.asked().items()},
+    )
+    if any(takes.setting(each, value) is None for each, value in (asked | ({"batch": True} if batch else {})).items()):
+        more["kind"] = kind_of(server)
     return kind(name, url=server, ledger=Ledger(ledger or LEDGER), **more)
 
 

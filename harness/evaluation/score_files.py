@@ -27,6 +27,7 @@ from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import OfficialAnswers
 from tasks.judges.openai import OpenAIJudge
+from tasks.judges.parameters import not_settable
 from tasks.judges.protocol import Judge
 from tasks.judges.reasons import Reason
 from tasks.registry import TaskSpec, registry
@@ -83,10 +84,17 @@ def score(
         check_judge(judge, [task], official_prompts=official_prompts)
     session = session_of(judge, task, official_prompts)
     scored = score_answers(task, [sample.doc for sample in given.answered], answers, session, judge_repeats)
-    found = _make_score(scored, given.warnings)
+    found = _make_score(scored, (*given.warnings, *_tell_missing(judge, task)))
     every = next((records[0] for name in task.metrics if (records := scored.records(name))[0]), [])
     more = {name: value_of(metric, every) for name, metric in given.more.items()}
     return replace(found, metrics={**found.metrics, **more}, partial=given.partial)
+
+
+def _tell_missing(judge: Judge | None, task: TaskSpec) -> list[str]:
+    """A line where the judge could not be asked as its official protocol says."""
+    words = judge.client.asked_by_task.get(task.name, ()) if isinstance(judge, OpenAIJudge) else ()
+    missing = " and ".join(not_settable(words))
+    return [f"{missing} of the official protocol can't be had of {judge.model}"] if judge and missing else []
 
 
 def plan_of(

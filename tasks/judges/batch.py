@@ -18,10 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Final
 
-from support.errors import JudgeDown, SettingError
+from support.errors import JudgeDown, JudgeError, SettingError
 from support.progress import report
 from tasks.answer import FailedAnswer
 from tasks.judges.batch_lines import Line, read_lines, write_line
+from tasks.judges.capabilities import check_taken
 from tasks.judges.chat_client import run_in_thread
 from tasks.judges.completions import words_of
 from tasks.judges.failures import NoReply, PermanentError, TransientError, failure_of
@@ -77,6 +78,7 @@ class BatchJudge(OpenAIJudge):
         without_effect = [name for name in OF_SINGLE_CALLS if getattr(self.settings, name) != getattr(usual, name)]
         if without_effect:
             raise SettingError(f"{', '.join(without_effect)}: of single calls, would not act on batches")
+        check_taken(model, self.client.parameters.takes, {"--judge-batch": ("batch", True)})
         self._asked: dict[str, Parameters] = {}
         """What was known of the model when a batch was sent, by our name for it."""
         self._tokens: dict[str, str] = {}
@@ -285,13 +287,19 @@ class BatchJudge(OpenAIJudge):
         if damaged:
             log.warning("%s: %d lines of the batch %s can't be read", self.model, damaged, batch.name)
         requests = {key: request for request in missing.values() for key in (request.key, request.before)}
+        refused: JudgeError | None = None
         for key in batch.keys:
             line = lines.get(key)
             if line is None and (state.status == "completed" or damaged):
                 line = Line(data=b"")  # it was done, and what came of it is lost
             if line is not None:
-                self._take_line(line, requests.get(key), key, batch, missing)
+                try:
+                    self._take_line(line, requests.get(key), key, batch, missing)
+                except JudgeError as error:  # a setting that was asked for: what the other lines brought is kept
+                    refused = error
         self.client.ledger.batches.close(batch.id)
+        if refused is not None:
+            raise refused
         self.client.check_refusals()
 
     async def _wait_for(self, connection: "AsyncOpenAI", batch: OpenBatch) -> "Batch":

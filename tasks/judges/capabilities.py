@@ -52,6 +52,8 @@ class Capabilities:
     """Names of other parameters; True: any."""
     limit: str
     """The name of the limit of a reply."""
+    needs_limit: bool
+    """Whether a request without one is refused."""
     system: str
     """The role of a system message; "none": it is put before the question."""
     structured: str | None
@@ -93,6 +95,15 @@ def capabilities_of(model: str, host: str = "", kind: str = "") -> Capabilities:
     name = model.lower().rpartition("/")[2]
     found = next((each for each in families.values() if each.fits(name, host.lower(), kind.lower())), None)
     return (found or families[UNKNOWN]).of_model(name, families)
+
+
+def check_taken(model: str, takes: Capabilities, asked: Mapping[str, tuple[str, Any]]) -> None:
+    """SettingError for what was asked for (how: parameter, value) and is known not to act."""
+    for how, (name, value) in asked.items():
+        if takes.setting(name, value) is False:
+            known = takes.reasoning_effort if name == "reasoning_effort" else None
+            only = f"takes {', '.join(known)} alone" if isinstance(known, tuple) else "refuses or ignores it"
+            raise SettingError(f"{how}: would not act: {model} ({takes.family}) {only}; see harness judge families")
 
 
 def host_of(url: str) -> str:
@@ -235,7 +246,7 @@ def _read_flag(value: Any, where: str) -> bool | None:
     raise SettingError(f'{where}: must be true, false or "unknown", is {value!r}')
 
 
-def _read_thinks(value: Any, where: str) -> bool:
+def _read_yes_or_no(value: Any, where: str) -> bool:
     if isinstance(value, bool):
         return value
     raise SettingError(f"{where}: must be true or false, is {value!r}")
@@ -276,8 +287,9 @@ _READERS: Final[Mapping[str, Any]] = {
     "reasoning_effort": _read_choices,
     "more": _read_choices,
     "limit": _read_limit,
+    "needs_limit": _read_yes_or_no,
     "system": _read_system,
     "structured": _read_structured,
-    "thinks": _read_thinks,
+    "thinks": _read_yes_or_no,
 }
 assert {field.name for field in fields(Capabilities)} == {*_READERS, "family", "efforts"}

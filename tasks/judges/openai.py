@@ -19,6 +19,7 @@ from support.errors import HarnessError, JudgeError, one_line
 from tasks.answer import FailedAnswer
 from tasks.judges import prices
 from tasks.judges.addresses import NO_KEY, Server, server_of
+from tasks.judges.capabilities import capabilities_of, check_taken, host_of
 from tasks.judges.chat_client import ChatClient
 from tasks.judges.failures import TransientError
 from tasks.judges.ledger import Ledger
@@ -56,7 +57,8 @@ class OpenAIJudge:
 
     `url` is an address or a server, by default OPENAI_BASE_URL; `key` is by default OPENAI_API_KEY; `budget` is in US
     dollars, for all processes that share the ledger, until `end_run`. `known_as` names the server in the ledger in
-    place of its address: a name, or the address that it had before.
+    place of its address: a name, or the address that it had before. `kind` is what the server calls itself
+    (`server_kind`). SettingError for a setting that the model is known not to take.
     """
 
     def __init__(
@@ -69,14 +71,19 @@ class OpenAIJudge:
         budget: float | None = None,
         settings: JudgeSettings | None = None,
         known_as: str | None = None,
+        kind: str = "",
     ) -> None:
         self.model, self.settings = model, settings or JudgeSettings()
         server = url if isinstance(url, Server) else server_of(url, name=model, role="judge", key=key)
         self.identity = server.identity if known_as is None else _identify(known_as, model)
         """What names the server in the ledger."""
         more: dict[str, Any] = {"ledger": ledger, "budget": budget, "settings": self.settings}
+        asked, takes = self.settings.asked(), capabilities_of(model, host_of(server.url), kind)
+        check_taken(model, takes, {how: (name, value) for name, (value, how) in asked.items()})
         self.client = ChatClient(model, server, identity=self.identity, **more)
-        self.client.parameters = Parameters(model, room=True, takes=self.client.parameters.takes)
+        self.client.parameters = Parameters(
+            model, room=True, takes=takes, asked={name: how for name, (_, how) in asked.items()}
+        )
 
     def ask(self, prompt: str, image: Image.Image | None = None, sampling: Sampling = GREEDY) -> str:
         """The reply to one question; JudgeError where there is none."""
@@ -164,6 +171,8 @@ class OpenAIJudge:
             settings |= limit_of(self.model, sampling.max_tokens)
         if self.settings.seed is not None:
             settings["seed"] = self.settings.seed
+        if self.settings.reasoning_effort is not None:
+            settings["reasoning_effort"] = self.settings.reasoning_effort
         if structured:
             settings["response_format"] = STRUCTURED_FORMAT
         facts: dict[str, Any] = {"schema": 1, "model": self.model, "system": sampling.system, "prompt": prompt}

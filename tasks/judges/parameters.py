@@ -10,7 +10,7 @@ the user asked for is never left out: a server that refuses it ends the run with
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from support.errors import JudgeError
@@ -21,15 +21,18 @@ from tasks.judges.refused_parameters import (
     DETAIL,
     SYSTEM,
     is_of_all_values,
+    is_of_limit,
     refused_parameter,
     wants_developer,
+    wants_limit,
 )
 from tasks.judges.replies import LimitSpent
 
 log = logging.getLogger(__name__)
 
 ROOM: Final = 4096
-"""Tokens for a judge's thoughts, on top of a protocol's limit, which means the verdict alone."""
+"""Tokens for a judge's thoughts, on top of a protocol's limit, which means the verdict alone; and the limit where a
+protocol gives none and the server wants one."""
 OTHER_LIMIT: Final = dict(zip(LIMITS, reversed(LIMITS), strict=True))
 NOT_SETTABLE: Final = "not settable"
 SYSTEM_ROLES: Final = ("system", "developer")
@@ -54,6 +57,9 @@ class Parameters:
         self.refused_values: set[tuple[str, float]] = set()
         self.limit, self.system = self.takes.limit, self.takes.system
         self.makes_room, self.needs_room = room, False
+        self.needs_limit = self.takes.needs_limit
+        self._told: set[str] = set()
+        """What was said once that the family does not take."""
 
     def fit(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The request as this model takes it."""
@@ -69,23 +75,35 @@ class Parameters:
                 fitted[name] = {"type": "json_object"}
             elif not self._drops(name, value, takes):
                 fitted[name] = value
-        return fitted
+        return fitted if self.limit in fitted or not self.needs_limit else fitted | {self.limit: ROOM}
 
     def learn(self, failure: NoReply, sent: Mapping[str, Any]) -> None:
         """Take from a failure how to ask this model, which is told once; the next `fit` shows whether that helps.
         JudgeError for a parameter that the user asked for."""
-        if isinstance(failure, LimitSpent) and self.makes_room and sent.keys() & {*LIMITS}:
+        spent = isinstance(failure, LimitSpent) or (isinstance(failure, PermanentError) and is_of_limit(failure))
+        if spent and self.makes_room and sent.keys() & {*LIMITS}:
             if not self.needs_room and not self.takes.at(sent.get("reasoning_effort")).thinks:
                 self.needs_room = True
                 log.warning("%s: %s; asked with %d tokens more for its thoughts", self.model, failure.why, ROOM)
+        elif isinstance(failure, PermanentError) and failure.refused and wants_limit(failure, sent):
+            if not self.needs_limit:
+                self.needs_limit = True
+                log.info("%s: asked with a limit of %d tokens: %s", self.model, ROOM, failure.why)
         elif isinstance(failure, PermanentError) and (name := refused_parameter(failure, sent)) is not None:
             if name in self.asked:
                 raise JudgeError(f"{self.model}: {self.asked[name]}: not settable, the server says: {failure.why}")
             self._learn_name(name, sent, failure)
 
     def _drops(self, name: str, value: Any, takes: Capabilities) -> bool:
-        refused = name in BY_VALUE and (name, value) in self.refused_values
-        return refused or name in self.left_out or takes.setting(name, value) is False
+        if name in self.left_out or (name in BY_VALUE and (name, value) in self.refused_values):
+            return True
+        if takes.setting(name, value) is not False:
+            return False
+        shown = _name_asked(name, value)
+        if shown not in self._told:
+            self._told.add(shown)
+            log.info("%s: %s: %s (%s), asked without", self.model, shown, NOT_SETTABLE, takes.family)
+        return True
 
     def _fit_messages(self, messages: Any, takes: Capabilities) -> Any:
         without_detail = DETAIL in self.left_out or takes.detail is False
@@ -132,16 +150,17 @@ def in_words(asked: Mapping[str, Any], sent: Mapping[str, Any]) -> str:
     ]
     if asked.get("response_format") != sent.get("response_format", asked.get("response_format")):
         words.append(f"response_format {sent['response_format'].get('type')}")
-    before = next((asked[name] for name in LIMITS if name in asked), 0)
+    before = next((asked[name] for name in LIMITS if name in asked), None)
     for name in LIMITS:
         if name in sent and sent[name] != asked.get(name):
-            words.append(name + (f" + {sent[name] - before}" if sent[name] > before else ""))
+            more = f" {sent[name]}" if before is None else f" + {sent[name] - before}" if sent[name] > before else ""
+            words.append(f"{name}{more}")
     if "messages" in sent:
         words += _compare_messages(asked["messages"], sent["messages"])
     return ", ".join(words)
 
 
-def not_settable(words: Sequence[str]) -> list[str]:
+def not_settable(words: Collection[str]) -> list[str]:
     """Which of the parameters that a protocol gives (temperature, top_p) could not be had, by what `in_words` says of
     replies; the ledger's rows of earlier versions say "without temperature"."""
     found = {word for each in words for word in each.split(", ")}

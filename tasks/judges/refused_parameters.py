@@ -46,11 +46,19 @@ _TOO_MUCH: Final = re.compile(
     r"too (large|long|high|big|many)|maximum context|context length|at most|exceed", re.IGNORECASE
 )
 _OF_ALL_VALUES: Final = re.compile(
-    r"only the default|unsupported[_ ]parameter|deprecated|not permitted|extra_forbidden"
+    r"only (the default|1\b)|unsupported[_ ]parameter|deprecated|not permitted|extra_forbidden"
     r"|un(known|recogni[sz]ed) (name|field|param|request|arg)|not (supported|available|enabled) (with|for|by|on) ",
     re.IGNORECASE,
 )
 _NOT_BOTH: Final = re.compile(r"\bboth\b|\btogether\b|only one\b|mutually exclusive", re.IGNORECASE)
+_LIMIT_WANTED: Final = re.compile(
+    r"max_(completion_)?tokens\W+(field )?(is )?(a )?(required|missing)"
+    r"|(required|missing)\W[^.]{0,40}max_(completion_)?tokens",
+    re.IGNORECASE,
+)
+_LIMIT_REACHED: Final = re.compile(
+    r"(max_tokens|output limit|token limit)[^.]{0,40} (was|were|been|is) reached|could not (be )?finish", re.IGNORECASE
+)
 _DEVELOPER: Final = re.compile(r"(use|try)\W+[^.]{0,20}developer|developer\W+[^.]{0,20}instead", re.IGNORECASE)
 
 
@@ -78,6 +86,16 @@ def refused_parameter(refused: PermanentError, sent: Mapping[str, Any]) -> str |
 def is_of_all_values(refused: PermanentError) -> bool:
     """Whether a parameter is refused whatever its value is."""
     return bool(_OF_ALL_VALUES.search(_words_of(refused))) and not _NOT_BOTH.search(_words_of(refused))
+
+
+def wants_limit(refused: PermanentError, sent: Mapping[str, Any]) -> bool:
+    """Whether a request without a limit of tokens is refused for that."""
+    return not sent.keys() & {*LIMITS} and bool(_LIMIT_WANTED.search(_words_of(refused)))
+
+
+def is_of_limit(refused: PermanentError) -> bool:
+    """Whether a limit of tokens was spent before there was any reply."""
+    return refused.refused and bool(_LIMIT_REACHED.search(_words_of(refused)))
 
 
 def wants_developer(why: str) -> bool:

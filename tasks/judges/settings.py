@@ -1,7 +1,7 @@
 """How a server of chat completions is asked: what `--judge-set NAME=VALUE` may set, and what holds for any model."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from support.errors import SettingError
 from tasks.judges.prices import read_price
@@ -73,3 +73,18 @@ class JudgeSettings(ImageSettings):
 
     structured: bool = False
     """Ask for JSON in which reasons and verdict are apart; counts as another judge."""
+    reasoning_effort: str | None = None
+    """How much a model that thinks does so, such as low; counts as another judge."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reasoning_effort is not None and not self.reasoning_effort.strip():
+            raise SettingError(f"reasoning_effort = {self.reasoning_effort!r}: is empty")
+
+    def asked(self) -> dict[str, tuple[Any, str]]:
+        """Parameters of a request that were set otherwise than usual: value, and how it was set."""
+        usual = JudgeSettings()
+        found = {"seed": self.seed, "detail": self.detail, "reasoning_effort": self.reasoning_effort}
+        set_here = {name: value for name, value in found.items() if value not in (None, getattr(usual, name))}
+        words = {name: (value, f"{name} = {value}") for name, value in set_here.items()}
+        return words | ({"response_format": (True, "structured = true")} if self.structured else {})
