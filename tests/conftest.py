@@ -18,6 +18,7 @@ from PIL import Image
 
 from support import secrets
 from support.console import PACKAGES
+from tasks.judges.providers import PROVIDERS
 from tests.profiles.server import ProfileServer
 from tests.slurm.cluster import slurm_missing
 
@@ -325,7 +326,8 @@ def profiles() -> Iterator[ProfileServer]:
 
 @pytest.fixture
 def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+    of_providers = (name for each in PROVIDERS.values() for name in (*each.keys, each.address))
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_VERSION", *of_providers):
         monkeypatch.delenv(name, raising=False)
 
 

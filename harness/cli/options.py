@@ -15,6 +15,7 @@ from support.errors import SettingError
 from support.settings import LARGEST_SEED, made, settings_of
 from tasks.judges.addresses import OPENAI, server_of
 from tasks.judges.prices import read_price
+from tasks.judges.providers import has_prefix
 from tasks.judges.settings import JudgeSettings
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class JudgeOptions(JudgeSettings):
     """Which judge rates, and how it is asked."""
 
     name: str | None = EXACT
-    """Judge of judged tasks: exact (scene graphs), or a model of an OpenAI-compatible server."""
+    """Judge of judged tasks: exact (scene graphs), or a model of an OpenAI-compatible server (azure:, gemini:,
+    anthropic:NAME by their own variables)."""
     url: str | None = None
     """URL of the judge's server; default: OPENAI_BASE_URL, else OpenAI."""
     key: str | None = None
@@ -170,6 +172,9 @@ class ModelOptions:
             refuse_given(context, ("trust_remote_code", "model_base"), f"{name} is behind a server")
             if self.version is not None and not self.version.strip():
                 raise SettingError(f"--model-version {self.version!r}: is empty")
+            if has_prefix(name):
+                refuse_given(context, ("model_url",), f"{name} names its server")
+                return replace(spec, key=self.key or spec.key, version=self.version)
             url = spec.url if self.url is None else self.url
             if url is not None or self.key is not None:
                 server_of(OPENAI if url is None else url, name=name, variable=self.key)  # a wrong one is told at once

@@ -12,6 +12,7 @@ from tasks.judges.capabilities import capabilities_of, host_of
 from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
+from tasks.judges.providers import find_place
 from tasks.judges.server_kind import kind_of
 from tasks.judges.settings import JudgeSettings
 from tasks.registry import TaskSpec
@@ -30,9 +31,9 @@ def make_judge(
     settings: JudgeSettings | None = None,
     known_as: str | None = None,
 ) -> Judge:
-    """The judge "exact" of the scenes tasks, or a model of an OpenAI-compatible server, with `batch` through the Batch
-    API; `key` names the environment variable with its server's key, `known_as` its server in the ledger. SettingError
-    for a setting that would not act."""
+    """The judge "exact" of the scenes tasks, or a model of an OpenAI-compatible server (`PROVIDER:MODEL`: of that
+    provider's), with `batch` through the Batch API; `key` names the environment variable with its server's key,
+    `known_as` its server in the ledger. SettingError for a setting that would not act."""
     settings = settings or JudgeSettings()
     if name == EXACT:
         from tasks.scenes.judge import ExactJudge
@@ -42,8 +43,15 @@ def make_judge(
         if idle := [f"--judge-{option}" for option, value in given.items() if value]:
             raise SettingError(f"judge {EXACT!r}: {', '.join(idle)} would not act: no server is asked")
         return ExactJudge()
+    place = find_place(name)
+    if place is not None and url is not None:
+        raise SettingError(f"--judge-url: would not act: {name!r} names its server; leave out one of them")
     try:
-        server = server_of(url, name=name, role="judge", variable=key)
+        if place is None:
+            server = server_of(url, name=name, role="judge", variable=key)
+        else:
+            name, variable = place.model, key or place.variable
+            server = server_of(place.url, name=name, role="judge", variable=variable, what=place.what)
     except SettingError as error:
         hint = f" (known without: {EXACT})" if "name its server" in str(error) else ""
         raise SettingError(f"{error}{hint}") from None

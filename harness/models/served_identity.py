@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 SNAPSHOT: Final = re.compile(
-    r"(?:[\w.-]+/)?(?:(?:gpt|chatgpt|o\d)[\w.-]*-20\d\d-\d\d-\d\d|gpt-(?:3\.5|4)[\w.-]*-\d{4}(?:-[a-z]+)*)|ft:.+"
+    r"(?:[\w.-]+/)?(?:(?:gpt|chatgpt|o\d)[\w.-]*-20\d\d-\d\d-\d\d|gpt-(?:3\.5|4)[\w.-]*-\d{4}(?:-[a-z]+)*"
+    r"|claude-[\w.-]+-20\d{6})|ft:.+"
 )
-"""Names that stand for the same weights for ever: OpenAI's dated snapshots, and models that were fine-tuned there."""
+"""Names that stand for the same weights for ever: OpenAI's and Anthropic's dated snapshots, and models that were
+fine-tuned there."""
 RUN: Final = "answers of"
 """In provenance: the one run that these answers were given in."""
 FINGERPRINT: Final = "fingerprint"

@@ -4,6 +4,7 @@ find("silkie")                           # a name `harness models` lists
 find("runs/scenes-demo/dpo/checkpoint-40")   # a folder: full weights, or an adapter beside the name of its base
 find("llava-hf/llava-1.5-7b-hf")         # a hub id
 find("openai:gpt-4o-2024-11-20")         # a model behind an OpenAI-compatible server
+find("gemini:gemini-3.5-flash")          # one of a provider (azure:, gemini:, anthropic:), by its own variables
 """
 
 import re
@@ -16,6 +17,8 @@ from harness.engine.chat_template import ChatTemplate
 from harness.models.base_names import ADAPTER_CONFIG, NamedBase, holds_weights, is_folder, named_base
 from support.errors import InputError, ModelError, did_you_mean
 from support.files import check_regular_files
+from tasks.judges.addresses import server_of
+from tasks.judges.providers import find_place
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Weights that come with the package."""
@@ -169,13 +172,17 @@ def _find(name: str, base: str | None = None) -> ModelSpec:
         return ModelSpec(
             name=name, pretrained=name.removeprefix(OPENAI_PREFIX), backend="openai", description="behind a server"
         )
+    if (place := find_place(name)) is not None:
+        server_of(place.url, name=name, variable=place.variable, what=place.what)  # a wrong one is told at once
+        at_place: dict[str, Any] = {"url": place.url, "key": place.variable, "description": "behind a server"}
+        return ModelSpec(name=name, pretrained=place.model, backend="openai", **at_place)
     folder = Path(name)
     if is_folder(folder):
         return _of_folder(folder, base)
     if _HUB_ID.fullmatch(name) and not folder.parent.is_dir():
         known = next((spec for spec in MODELS.values() if spec.pretrained == name), None)
         return replace(known, name=name) if known else ModelSpec(name=name, pretrained=name, base=base)
-    more = "a folder with weights or an adapter, a hub id, or openai:ID behind a server"
+    more = "a folder with weights or an adapter, a hub id, or openai:ID (azure:, gemini:, anthropic:) behind a server"
     raise InputError(f"no model {name!r}{did_you_mean(name, MODELS)}, {more}")
 
 

@@ -19,6 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from support.errors import SettingError, first_line
 from support.secrets import HARMLESS, redact, remember, remember_address
+from tasks.judges.providers import AZURE_KEY, AZURE_TOKEN, PROVIDERS, keys_at, suggest
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -31,7 +32,7 @@ KEY: Final = "OPENAI_API_KEY"
 BASE_URL: Final = "OPENAI_BASE_URL"
 NO_KEY: Final = "none"
 """Sent where there is no key: the official client must have one."""
-AZURE: Final = (".azure.com", ".azure-api.net")
+AZURE: Final = (*PROVIDERS["azure"].hosts, ".azure-api.net")
 HERE: Final = ("localhost", "127.0.0.1", "::1")
 """Hosts that no proxy reaches: there they are another machine."""
 _CALL: Final = re.compile(r"(/chat)?/completions/*$")
@@ -79,13 +80,18 @@ class Server:
         """What is sent beside the official client's own headers."""
         if self.login is not None:
             return {"Authorization": f"Basic {self._login_in_base64}"}
-        host = urlsplit(self.url).hostname or ""
-        if self.key is None or not (host.endswith(AZURE) or "api-version" in self.query):
+        is_azure = self.host.endswith(AZURE) or self.key_from == AZURE_KEY
+        if self.key is None or self.key_from == AZURE_TOKEN or not (is_azure or "api-version" in self.query):
             return {}
         from openai import Omit
 
         # Azure takes a bearer token for one of its directory's; its keys have a header of their own.
-        return {"api-key": self.key} | ({"Authorization": Omit()} if host.endswith(AZURE) else {})
+        return {"api-key": self.key} | ({"Authorization": Omit()} if is_azure else {})
+
+    @property
+    def host(self) -> str:
+        """Without its port."""
+        return urlsplit(self.url).hostname or ""
 
     @property
     def _login_in_base64(self) -> str:
@@ -102,6 +108,8 @@ class Server:
         from tasks.judges.http_client import LARGEST_REPLY, LimitedClient
 
         limits: dict[str, Any] = {"largest": largest or LARGEST_REPLY, "redirects_to": redirects_to}
+        # The official client refuses to send nothing in this header's place: it goes on the way.
+        limits["left_out"] = [name for name, value in self.headers.items() if not isinstance(value, str)]
         try:
             direct = {f"all://[{host}]" if ":" in host else f"all://{host}": None for host in HERE}
             client = LimitedClient(timeout=timeout, mounts=direct, **limits)
@@ -112,7 +120,7 @@ class Server:
             api_key=self.key or NO_KEY,
             max_retries=0,
             timeout=timeout,
-            default_headers=self.headers,
+            default_headers={name: value for name, value in self.headers.items() if isinstance(value, str)},
             default_query=self.query,
             http_client=client,
         )
@@ -120,6 +128,8 @@ class Server:
     def told_of_key(self) -> str:
         """A line that says which variable is sent where; empty where that is what the variable is for."""
         if not self.key_from or self.login is not None or (self.key_from == KEY and self.url == OPENAI):
+            return ""
+        if self.key_from in keys_at(self.host):
             return ""
         return f"the key in {self.key_from} is sent to {self.shown}"
 
@@ -133,7 +143,8 @@ class Server:
         if self.key is None and _show_query(self.query) != _write_query(self.query):
             return f"{told} (what stands behind '?' in the address was sent)"
         if self.key is None:
-            return f"{told} (no key was sent: put it into a variable and name that by --{self.role}-key, or set {KEY})"
+            way = f"put it into a variable and name that by --{self.role}-key"
+            return f"{told} (no key was sent: {way}, or set {next(iter(keys_at(self.host)), KEY)})"
         whose = f"the key in {self.key_from}" if self.key_from else "a key"
         return f"{told} ({whose} was sent; name the variable of another by --{self.role}-key)"
 
@@ -149,17 +160,19 @@ def server_of(
 ) -> Server:
     """The server at `url`; without one OPENAI_BASE_URL, else OpenAI's. SettingError.
 
-    `key` is sent there, or what the environment `variable` holds, or else OPENAI_API_KEY. `what` gave the address.
+    `key` is sent there, or what the environment `variable` holds, or else OPENAI_API_KEY; to a provider's host that
+    was named by itself, the provider's own. `what` gave the address.
     """
+    usual = _usual_keys(url)
     what = what or (BASE_URL if url is None else f"--{role}-url")
     if url is not None and not url.strip():
         raise SettingError(f"{what} {url!r}: is empty")  # an unset variable of the shell: no call for OpenAI's
-    found, key_from = (key, "") if key else _find_key(variable, role)
+    found, key_from = (key, "") if key else _find_key(variable, role, usual)
     if found:
         _check_key(found, key_from)
     url = url or os.environ.get(BASE_URL, "").strip() or (OPENAI if found else None)
     if url is None:
-        raise SettingError(f"{role} {name!r}: set {KEY}, or name its server with --{role}-url")
+        raise SettingError(f"{role} {name!r}: set {KEY}, or name its server with --{role}-url{suggest(name)}")
     address = _parse(url, what)
     login = unquote(address.netloc.rpartition("@")[0]) or None
     if login is not None and variable is not None:
@@ -191,11 +204,20 @@ def without_credentials(url: str) -> str:
     return begin + _show_query(dict(parse_qsl(query)))
 
 
-def _find_key(variable: str | None, role: Role) -> tuple[str | None, str]:
-    """The key and the variable it is from."""
+def _usual_keys(url: str | None) -> tuple[str, ...]:
+    """The variables with the key for an address: of a provider its own; what OPENAI_BASE_URL names, OPENAI_API_KEY is
+    for."""
+    address = url or os.environ.get(BASE_URL, "")
+    named = re.match(r"\s*['\"]?https?://(?:[^/?#]*@)?([^/?#:@]+)", address, re.IGNORECASE)
+    found = keys_at(named[1].lower()) if named else ()
+    return (*([KEY] if url is None or not found else []), *found)
+
+
+def _find_key(variable: str | None, role: Role, usual: Collection[str]) -> tuple[str | None, str]:
+    """The key and the variable it is from; by default the first of the `usual` ones that is set."""
     if variable is None:
-        found = os.environ.get(KEY, "").strip()
-        return (found, KEY) if found else (None, "")
+        there = next((name for name in usual if os.environ.get(name, "").strip()), None)
+        return (os.environ[there].strip(), there) if there else (None, "")
     option = f"--{role}-key"
     if not _VARIABLE.fullmatch(variable) or (_LOOKS_SECRET.search(variable) and variable not in os.environ):
         raise SettingError(f"{option}: takes the name of an environment variable that holds the key, not the key")

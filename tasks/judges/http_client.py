@@ -42,11 +42,21 @@ class RedirectRefused(httpx2.RequestError):
 
 class LimitedClient(httpx2.AsyncClient):
     """See the module's docstring. `timeout` in seconds (that of a single request, where it has one, holds for all of
-    that request); `largest` in bytes; `redirects_to` names hosts, or HOST:PORT."""
+    that request); `largest` in bytes; `redirects_to` names hosts, or HOST:PORT; `left_out` headers that are not sent.
+    """
 
-    def __init__(self, *, timeout: float, largest: int, redirects_to: Collection[str] = (), **given: Any) -> None:
+    def __init__(
+        self,
+        *,
+        timeout: float,
+        largest: int,
+        redirects_to: Collection[str] = (),
+        left_out: Collection[str] = (),
+        **given: Any,
+    ) -> None:
         super().__init__(timeout=timeout, limits=httpx2.Limits(max_connections=1000), **given)
         self.largest, self.redirects_to = largest, frozenset(host.lower() for host in redirects_to)
+        self.left_out = tuple(left_out)
         self.headers["accept-encoding"] = "gzip"
 
     async def send(
@@ -58,6 +68,8 @@ class LimitedClient(httpx2.AsyncClient):
         follow_redirects: Any = httpx2.USE_CLIENT_DEFAULT,
     ) -> httpx2.Response:
         """The whole answer, whatever `stream` and `follow_redirects` say. RequestError."""
+        for name in self.left_out:
+            request.headers.pop(name, None)
         seconds = request.extensions.get("timeout", {}).get("read")
         try:
             async with asyncio.timeout(seconds):
