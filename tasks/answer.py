@@ -21,12 +21,14 @@ class FailedAnswer(str):
 class Answer(str):
     """An answer's words, and beside them how they came about."""
 
-    __slots__ = ("choices", "cut", "limited", "raw")
+    __slots__ = ("choices", "cut", "limited", "no_choices", "raw")
     cut: bool
     """Whether the model was stopped because nothing more it could say would change what is read from its answer."""
     choices: Mapping[str, float]
     """Log-probability that the answer begins with each of a task's choices ("yes", "no"); empty where that was not
     asked for."""
+    no_choices: str
+    """Why there are none, where they were asked for."""
     limited: bool
     """Whether the limit of tokens ended it."""
     raw: str | None
@@ -38,10 +40,12 @@ class Answer(str):
         *,
         cut: bool = False,
         choices: Mapping[str, float] | None = None,
+        no_choices: str = "",
         limited: bool = False,
         raw: str | None = None,
     ) -> "Answer":
         """The text, with the rest beside it."""
         answer = super().__new__(cls, text)
-        answer.cut, answer.choices, answer.limited, answer.raw = cut, choices or {}, limited, raw
+        answer.cut, answer.limited, answer.raw = cut, limited, raw
+        answer.choices, answer.no_choices = choices or {}, no_choices
         return answer

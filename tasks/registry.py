@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 from support.errors import AnswerFileError, TaskError, UnknownName
 from tasks.answer_files import OfficialAnswers
 from tasks.columns import check_kind, needed_columns
+from tasks.early_exit import Reads
 from tasks.guards import BUILT_IN, DEFAULT, read_guards, read_shortest
 from tasks.hub_data import is_pinned
 from tasks.metric import Metric
@@ -91,6 +92,8 @@ class TaskSpec:
     """The function that has a judge rate all answers: a dotted name; None where the task is not judged."""
     decided: str | None = None
     """The function from a document to its early-exit rule (see `tasks.early_exit`): a dotted name."""
+    reads: Reads | None = None
+    """The part of an answer that decides, where `decided` gives a rule."""
     next_token: str | None = None
     """The function from a document to the next tokens that are compared, and the true one: a dotted name."""
     guards: Mapping[str, Mapping[str, float]]
@@ -317,6 +320,7 @@ def _read_task(fields: Fields) -> TaskSpec:
         process_results=fields.text("process_results"),
         judge=_read_judge_function(fields, metadata),
         decided=metadata.text("decided") if "decided" in metadata.values else None,
+        reads=_read_part(metadata) if "reads" in metadata.values else None,
         next_token=metadata.text("next_token") if "next_token" in metadata.values else None,
         guards=_read_checked(read_guards, metadata, metrics),
         shortest=_read_checked(read_shortest, metadata, metrics),
@@ -325,6 +329,16 @@ def _read_task(fields: Fields) -> TaskSpec:
         citation=metadata.text("citation"),
         path=fields.path,
     )
+
+
+def _read_part(metadata: Fields) -> Reads:
+    """What of an answer decides: `{characters: 4}` or `{before: "."}`."""
+    given = Fields.of(metadata.path, "metadata.reads", metadata.get("reads"))
+    if set(given.values) == {"characters"}:
+        return Reads(characters=given.count_or_null("characters"))
+    if set(given.values) == {"before"}:
+        return Reads(before=given.text("before"))
+    raise metadata.error("reads", "must be {characters: N} or {before: TEXT}")
 
 
 def _read_columns(metadata: Fields) -> tuple[str, ...]:

@@ -42,6 +42,8 @@ class Server:
         self.always: str | None = None
         self.answer: Callable[[dict[str, Any]], tuple[int, Any]] | None = None
         """Gives status and body (JSON, or bytes as they are) for a request's body."""
+        self.prompt_tokens: list[str] | None = None
+        """What a prompt is made of, as vLLM tells it; None: it is not told."""
         self.delay = 0.0
         self.allowed: float | None = None
         """Requests a second; more get a 429."""
@@ -81,6 +83,7 @@ class Server:
         app = web.Application(client_max_size=64 * 1024**2)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/tokenize", self._tokenize)
         app.router.add_post("/v1/files", self._upload)
         app.router.add_get("/v1/files/{id}/content", self._content)
         app.router.add_post("/v1/batches", self._batch)
@@ -142,6 +145,10 @@ class Server:
         if self.owner is None:
             return error(404, "Not found", None)
         return web.json_response({"object": "list", "data": [{"id": "m", "owned_by": self.owner}]})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        tokens = self.prompt_tokens
+        return error(404, "Not found", None) if tokens is None else web.json_response({"token_strs": tokens})
 
     async def _upload(self, request: web.Request) -> web.Response:
         data = (await request.post())["file"]

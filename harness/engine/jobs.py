@@ -8,6 +8,7 @@ from PIL.Image import Image
 
 from harness.engine.feature_files import Encoded
 from support.images import image_digest
+from tasks.early_exit import Reads
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -24,6 +25,8 @@ class Hints:
     """True for a text if nothing that could follow it changes what the task's parser reads from it."""
     choices: tuple[str, ...] = ()
     """Answers whose log-probability is wanted beside the text, such as yes and no."""
+    reads: Reads | None = None
+    """The part of a text by which it is decided, for a server, which follows no rule."""
     rule: str = ""
     """Name and version of `decided`: answers that it cut short are kept under this name."""
 

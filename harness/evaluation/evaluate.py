@@ -30,6 +30,7 @@ from leaderboards.board.sample import Sample
 from tasks.data_folder import stored
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
+from tasks.judges.reasons import grouped
 from tasks.registry import TaskSpec
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def evaluate(
     samples: list[Sample] = []
     for task in tasks:
         result, cost = scored[task.name]
-        facts = _facts_of_task(spec, task, judge, settings)
+        facts = _facts_of_task(spec, task, judge, settings) | _missing_likelihoods(answers[task.name])
         shown_judge = judge_name(task, judge, settings.official_prompts)
         share = round(seconds * len(result.failed) / total, 2)
         own = samples_of(result, answers[task.name], run.run)
@@ -117,6 +118,12 @@ def _facts_of_engine(engine: EngineConfig | None) -> dict[str, str]:
     """The engine's provenance that the LM does not give itself."""
     recorded = (engine or EngineConfig()).recorded()
     return {name: text for name, text in recorded.items() if name == "model settings"}
+
+
+def _missing_likelihoods(given: Sequence[Generated]) -> dict[str, str]:
+    """Provenance: for how many answers the likelihoods of next tokens can't be had, and why."""
+    missing = [why for one in given if (why := getattr(one.answer, "no_choices", ""))]
+    return {"no next-token likelihoods": grouped(missing)} if missing else {}
 
 
 def _facts_of_task(spec: ModelSpec, task: TaskSpec, judge: Judge | None, settings: EvalSettings) -> dict[str, str]:

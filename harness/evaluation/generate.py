@@ -159,7 +159,7 @@ def documents(task: TaskSpec, count: int, data: Mapping[str, str] | None = None)
 
 
 def early_exit_hints(request: Any, names: set[str], full_answers: bool) -> Any:
-    """Where the engine may stop an answer early, and for which first tokens it gives likelihoods."""
+    """Where an answer may be stopped early, and for which first tokens likelihoods are wanted."""
     from harness.engine.jobs import Hints
 
     name, doc = request.task_name, request.doc
@@ -169,4 +169,5 @@ def early_exit_hints(request: Any, names: set[str], full_answers: bool) -> Any:
     decided = None if full_answers else registry().decided(name, doc)
     # The response cache keeps answers that may have been stopped early by the task's rule under the rule's digest.
     rule = f"{name} {earliest_digest(name, score_digest(registry().task(name).path))}" if decided is not None else ""
-    return Hints(decided=decided, choices=wanted[0] if wanted else (), rule=rule)
+    reads = registry().task(name).reads if decided is not None else None
+    return Hints(decided=decided, choices=wanted[0] if wanted else (), reads=reads, rule=rule)

@@ -19,28 +19,34 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from PIL.Image import Image
 
 from harness.models.chat_settings import ServedModelSettings
-from harness.models.question_order import by_image
+from harness.models.early_stops import EarlyStops, stopped_by, told_of, why_no_early_stops, with_facts
+from harness.models.next_token_logprobs import ASKED, Weighed, told_in, weigh
+from harness.models.question_order import Asked, by_image
 from harness.models.served_identity import FINGERPRINT, fingerprint_in, identified, name_in_ledger
 from harness.models.spec import ModelSpec
 from support.errors import ModelError, SettingError
 from support.images import image_digest
 from tasks.answer import Answer, FailedAnswer
+from tasks.early_exit import Reads
 from tasks.judges import prices
 from tasks.judges.addresses import Server, server_of
 from tasks.judges.capabilities import capabilities_of, host_of
 from tasks.judges.chat_client import ChatClient
 from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.protocol import Sampling
-from tasks.judges.replies import NOT_SAID, Reply, read_answer
+from tasks.judges.replies import NOT_SAID, OnlyThoughts, Reply, read_answer
 from tasks.judges.requests import NAMED_BY_COMPLETION_TOKENS, Request, image_part, key_of, limit_of, messages_of
 from tasks.thoughts import answer_of
+
+if TYPE_CHECKING:
+    from harness.engine.jobs import TaskHints
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +96,8 @@ class OpenAIVisionLM(LM):
         super().__init__()
         server = url if isinstance(url, Server) else server_of(url, name=model, key=key)
         self.model, self.settings = model, settings or ServedModelSettings()
-        self.thinks = capabilities_of(model, host_of(server.url)).temperature is None
+        self.takes = capabilities_of(model, host_of(server.url))
+        self.thinks = self.takes.temperature is None
         if self.thinks and self.settings.temperature is not None:
             raise SettingError(f"temperature = {self.settings.temperature}: would not act: {model} takes none")
         self.takes_seed, self.stage = seed_by_question, stage
@@ -100,18 +107,29 @@ class OpenAIVisionLM(LM):
         """What is known of the model behind it."""
         self.fingerprints: set[str] = set()
         """Of the servers that replied."""
+        self.hints: TaskHints = {}
+        """Where an answer may end early, and for which first tokens likelihoods are wanted, by task or request."""
+        thinks = self.takes.thinks or self.settings.thinking_tokens > 0
+        self.early = EarlyStops(lambda: why_no_early_stops(self.client.server, model, thinks=thinks))
+        self.shortened: dict[str, Reads] = {}
+        """What decides the answers that were asked to end early, by their names in the ledger."""
+        self.weighed: set[str] = set()
+        """Names in the ledger of what was asked with the likelihoods of its first token."""
         self.keys: set[str] = set()
         """Names in the ledger of what was asked so far."""
         self.client = ChatClient(model, server, ledger=Ledger(ledger or LEDGER), settings=self.settings)
 
     @classmethod
-    def of(cls, spec: ModelSpec, *, ledger: Path | None = None, **settings: Any) -> "OpenAIVisionLM":
+    def of(
+        cls, spec: ModelSpec, *, ledger: Path | None = None, hints: "TaskHints | None" = None, **settings: Any
+    ) -> "OpenAIVisionLM":
         """The model of a spec, whose server is asked who it is; ServerError if it is not there."""
         spec = identified(spec, ledger)
         server = server_of(spec.url, name=spec.pretrained, variable=spec.key)
         identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
         lm = cls(spec.pretrained, url=server, identity=identity, ledger=ledger, **settings)
         lm.client.fresh, lm.digests = spec.fresh, spec.digests
+        lm.hints = hints or {}
         return lm
 
     @property
@@ -133,36 +151,61 @@ class OpenAIVisionLM(LM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One answer a request; a FailedAnswer where the call failed or the images can't be shown."""
-        decodings = [self._decoding(request.args[1], _split_context(request.args[0])[0]) for request in requests]
-        repeats: list[int] = []
-        asked: Counter[int] = Counter()
-        for request, decoding in zip(requests, decodings, strict=True):
+        asked = [self._plan(request) for request in requests]
+        repeats: Counter[int] = Counter()
+        for one in asked:
             # lm-eval repeats a request as the same object: sampled, it is asked anew.
-            repeats.append(asked[id(request)] if decoding.temperature != 0 else 0)
-            asked[id(request)] += 1
-        answers: dict[int, str] = {}
-        sent: list[int] = []
-
-        def questions() -> Iterator[Request]:
-            for index in by_image(requests):
-                question = self._question(requests[index], decodings[index], repeats[index])
-                if isinstance(question, FailedAnswer):
-                    answers[index] = question
-                else:
-                    sent.append(index)
-                    yield question
-
+            one.repeat = repeats[id(one.request)] if one.full.temperature != 0 else 0
+            repeats[id(one.request)] += 1
         stage = "" if disable_tqdm else self.stage
-        replies = self.client.ask_many(questions(), self.read, stage=stage, total=len(requests))
+        again = self._ask([asked[index] for index in by_image(requests)], stage)
         if told := self.client.reused.take("answer", "answers"):
             log.info("%s: %s", self.stage or self.model, told)
+        self._ask(again, "")
         if (versions := sorted(self.fingerprints)) and len(versions) > 1:
             several = "replies of %d versions of the server (%s): the model may have changed meanwhile"
             log.warning(f"%s: {several}", self.stage or self.model, len(versions), ", ".join(versions))
-        for place, (index, reply) in enumerate(zip(sent, replies, strict=True)):
-            answer = replies.lost[place] if reply is None else answer_of(reply)
-            answers[index] = _cut_at(answer, decodings[index].until)
-        return [answers[index] for index in range(len(requests))]
+        return [one.answer for one in asked]
+
+    def _ask(self, asked: list[Asked], stage: str) -> list[Asked]:
+        """Ask, and put each answer in its place; those whose answers came cut and undecided, to be asked in full."""
+        sent: list[tuple[Asked, Request]] = []
+        again: list[Asked] = []
+
+        def questions() -> Iterator[Request]:
+            for one in asked:
+                question = self._question(one)
+                if isinstance(question, FailedAnswer):
+                    one.answer = question
+                else:
+                    sent.append((one, question))
+                    yield question
+
+        replies = self.client.ask_many(questions(), self.read, stage=stage, total=len(asked))
+        for place, ((one, request), reply) in enumerate(zip(sent, replies, strict=True)):
+            given = replies.lost[place] if reply is None else reply
+            if one.early is not None and not self.early.is_settled(given, one.hint, one.early):
+                one.early, one.is_undecided = None, True
+                again.append(one)
+            else:
+                one.answer = self._finish(one, given, request)
+        return again
+
+    def _finish(self, one: Asked, reply: str, request: Request) -> str:
+        """The answer in a reply, with what is known beside its words."""
+        answer = _cut_at(answer_of(reply), one.full.until)
+        call = self.client.ledger.call(request.key) if one.choices or one.early is not None else None
+        if isinstance(answer, FailedAnswer) or call is None:
+            return answer
+        told = told_of(call.told)
+        weighed = weigh(told, one.choices, reply) if one.choices else Weighed()
+        cut = one.early is not None and self.early.was_cut(reply, one.hint, told)
+        return with_facts(answer, cut=cut, choices=weighed.choices, missing=weighed.missing)
+
+    def _plan(self, request: Instance) -> Asked:
+        hint = self.hints(request) if callable(self.hints) else self.hints.get(request.task_name or "")
+        full = self._decoding(request.args[1], _split_context(request.args[0])[0])
+        return Asked(request=request, full=full, hint=hint)
 
     def _decoding(self, given: Mapping[str, Any], system: str | None) -> Decoding:
         own = self.settings
@@ -181,9 +224,9 @@ class OpenAIVisionLM(LM):
             chosen |= {"temperature": own.temperature, "top_p": own.top_p}
         return Decoding(system=system, max_tokens=tokens + own.thinking_tokens, until=until, **chosen)
 
-    def _question(self, request: Instance, decoding: Decoding, repeat: int) -> Request | FailedAnswer:
+    def _question(self, one: Asked) -> Request | FailedAnswer:
         """How one request of lm-eval's is sent; its images are opened here."""
-        task, (_, text) = request.task_name, _split_context(request.args[0])
+        request, (_, text) = one.request, _split_context(one.request.args[0])
         images: Sequence[Image] = request.args[2]["visual"] if len(request.args) > 2 else []
         try:
             for image in images:
@@ -192,12 +235,31 @@ class OpenAIVisionLM(LM):
             return FailedAnswer(f"image can't be shown: {error}")
         if (places := text.count(PLACE)) != len(images):
             return FailedAnswer(f"{len(images)} images for {places} places in the prompt")
+        decoding = one.full
         if self.takes_seed:
             decoding = replace(decoding, seed=_seed_of_question(decoding.seed, text, images))
+        label = f"{request.task_name} (answers)" if request.task_name else "answers"
         try:
-            return self.request(text, images, decoding, repeat, f"{task} (answers)" if task else "answers")
+            question = self.request(text, images, decoding, one.repeat, label)
+            early = None if one.is_undecided else self.early.shorten(decoding, one.hint)
+            if early is not None and self.client.find_call(question) is None:  # a full answer is paid for
+                one.early = early
+                question = self.request(text, images, early, one.repeat, label)
         except OSError as error:  # its file has changed meanwhile
             return FailedAnswer(f"image can't be shown: {error}")
+        if one.early is not None and one.hint is not None and one.hint.reads is not None:
+            self.shortened[question.key] = one.hint.reads
+        return self._with_likelihoods(question, one)
+
+    def _with_likelihoods(self, question: Request, one: Asked) -> Request:
+        """The same question, which also asks how likely the first token's choices are; its name stays: that changes no
+        answer."""
+        if not one.choices:
+            return question
+        self.weighed.add(question.key)
+        if self.takes.logprobs is False or self.takes.thinks:
+            return question
+        return replace(question, body={**question.body, **ASKED})
 
     def request(
         self, text: str, images: Sequence[Image], decoding: Decoding, repeat: int = 0, label: str = ""
@@ -239,7 +301,20 @@ class OpenAIVisionLM(LM):
 
     def read(self, body: Any, request: Request) -> Reply:
         """The answer in a body, which may be empty. TransientError, PermanentError."""
-        answer, fingerprint = read_answer(body, limit=request.limit_sent), fingerprint_in(body)
+        try:
+            answer = read_answer(body, limit=request.limit_sent)
+        except OnlyThoughts as failure:
+            if request.key not in self.shortened:
+                raise
+            # Ended before its answer by our own limit or stop sequence: it is asked again, in full.
+            answer = Reply(text="", limited=True, usage=failure.usage, served=NOT_SAID)
+        if request.key in self.shortened:
+            self.early.note(answer)
+        told = stopped_by(body, self.shortened.get(request.key), request.body)
+        if request.key in self.weighed:
+            told |= told_in(body, asked="logprobs" in request.body)
+        answer = replace(answer, told=json.dumps(told) if told else "")
+        fingerprint = fingerprint_in(body)
         if fingerprint and fingerprint not in self.fingerprints:
             self.fingerprints.add(fingerprint)
             if self.digests:
@@ -249,8 +324,9 @@ class OpenAIVisionLM(LM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Not to be had."""
-        raise NotImplementedError(
-            "a server of chat completions gives no likelihoods: only tasks that generate can be scored"
+        raise ModelError(
+            f"{self.model}: a server of chat completions does not tell how likely a given text is: a task that "
+            "compares likelihoods of whole texts needs a local model"
         )
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -271,6 +347,7 @@ class OpenAIVisionLM(LM):
             "images": self.settings.images_in_words(),
             "prompt suffix": self.settings.prompt_suffix,
             "fingerprints": ", ".join(sorted(self.fingerprints)),
+            "early stops": self.early.in_words(),
         }
         return found | {name: value for name, value in more.items() if value}
 

@@ -94,7 +94,7 @@ def load(
 
         own = {"suffix": spec.prompt_suffix} if spec.prompt_suffix else {}
         settings = served_settings(spec.name, own | engine.given())
-        return OpenAIVisionLM.of(spec, ledger=ledger, settings=settings, stage=stage)
+        return OpenAIVisionLM.of(spec, ledger=ledger, settings=settings, hints=hints, stage=stage)
     import torch
 
     from harness.engine.lm import SharedImageLM

@@ -8,6 +8,7 @@ it reads in one step, too.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from support.images import image_digest
@@ -15,6 +16,30 @@ from support.images import image_digest
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from PIL.Image import Image
+
+    from harness.engine.jobs import Hints
+    from harness.models.chat_model import Decoding
+
+
+@dataclass(kw_only=True)
+class Asked:
+    """One request of lm-eval's on its way."""
+
+    request: "Instance"
+    full: "Decoding"
+    """How it is asked for in full."""
+    hint: "Hints | None"
+    repeat: int = 0
+    early: "Decoding | None" = None
+    """How it was asked to end early."""
+    is_undecided: bool = False
+    """Whether it came cut, and must be asked in full."""
+    answer: str = ""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The answers whose likelihoods are wanted."""
+        return self.hint.choices if self.hint is not None else ()
 
 
 def by_image(requests: "Sequence[Instance]") -> list[int]:

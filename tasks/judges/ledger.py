@@ -45,7 +45,7 @@ SCHEMA: Final = Schema(
         "attempts INTEGER NOT NULL, batch INTEGER NOT NULL, created TEXT NOT NULL, "
         "finish TEXT NOT NULL DEFAULT 'stop', asked TEXT NOT NULL DEFAULT '', server TEXT NOT NULL DEFAULT '', "
         "fingerprint TEXT NOT NULL DEFAULT '', estimated INTEGER NOT NULL DEFAULT 0, "
-        "cached_tokens INTEGER NOT NULL DEFAULT 0",
+        "cached_tokens INTEGER NOT NULL DEFAULT 0, told TEXT NOT NULL DEFAULT ''",
         "losses": "id INTEGER PRIMARY KEY, key TEXT NOT NULL, task TEXT NOT NULL, model TEXT NOT NULL, "
         "reason TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER, price REAL, created TEXT NOT NULL, "
         "estimated INTEGER NOT NULL DEFAULT 0, served TEXT NOT NULL DEFAULT ''",
@@ -67,6 +67,7 @@ SCHEMA: Final = Schema(
             "fingerprint": "TEXT NOT NULL DEFAULT ''",
             "estimated": "INTEGER NOT NULL DEFAULT 0",
             "cached_tokens": "INTEGER NOT NULL DEFAULT 0",
+            "told": "TEXT NOT NULL DEFAULT ''",
         },
         "losses": {"estimated": "INTEGER NOT NULL DEFAULT 0", "served": "TEXT NOT NULL DEFAULT ''"},
         **open_batches.LATER,
@@ -112,6 +113,8 @@ class Call:
     """Whether tokens and price are estimates: the server gave no count."""
     cached_tokens: int = 0
     """Of the prompt's, those that the server had read before."""
+    told: str = ""
+    """What was asked about the reply beside its words, and what the server said to that, as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)

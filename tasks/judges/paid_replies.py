@@ -190,6 +190,7 @@ class PaidReplies:
             fingerprint=fingerprint,
             estimated=reply.usage is None,
             cached_tokens=cached,
+            told=reply.told,
         )
         if self.ledger.put(call, instead=self.fresh, run=self._run):
             self._new.add(request.key)

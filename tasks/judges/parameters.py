@@ -34,6 +34,8 @@ ROOM: Final = 4096
 """Tokens for a judge's thoughts, on top of a protocol's limit, which means the verdict alone; and the limit where a
 protocol gives none and the server wants one."""
 OTHER_LIMIT: Final = dict(zip(LIMITS, reversed(LIMITS), strict=True))
+LIKELIHOODS: Final = ("logprobs", "top_logprobs")
+"""Taken together or not at all."""
 NOT_SETTABLE: Final = "not settable"
 SYSTEM_ROLES: Final = ("system", "developer")
 MOST_AT_FIRST: Final = 1.0
@@ -136,7 +138,7 @@ class Parameters:
                 self.refused_values.add((name, sent[name]))
                 log.info("%s: %s %s: not settable, asked without: %s", self.model, name, value, why)
         elif name not in self.left_out:
-            self.left_out.add(name)
+            self.left_out |= {*LIKELIHOODS} if name in LIKELIHOODS else {name}
             log.info("%s: %s: not settable, asked without: %s", self.model, name, why)
 
 

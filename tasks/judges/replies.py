@@ -31,12 +31,18 @@ class Reply:
     """None: the server does not count."""
     served: str
     """The model that has answered, as the server says."""
+    told: str = ""
+    """As in the ledger's `Call`."""
     end_told: bool = True
     """Whether the server says how it ended; else its count of tokens, below the limit or at it, tells that."""
 
 
 class LimitSpent(PermanentError):
     """All tokens that a judge may write were spent before its verdict."""
+
+
+class OnlyThoughts(PermanentError):
+    """A reply came whose answer did not begin, or whose thoughts did not end."""
 
 
 NOT_SAID: Final = "not said"
@@ -89,12 +95,12 @@ def read_answer(body: Any, *, limit: int | None = None) -> Reply:
     reply, content, thought = _read(body, limit)
     answer = without_thoughts(reply.text)
     if answer is None:
-        raise PermanentError(NEVER_ENDED, reply.usage)
+        raise OnlyThoughts(NEVER_ENDED, reply.usage)
     if not answer.strip():
         if reply.limited:  # the same again would cost the same again
-            raise PermanentError("no answer within the limit of tokens", reply.usage)
+            raise OnlyThoughts("no answer within the limit of tokens", reply.usage)
         if thought or answer != reply.text:
-            raise PermanentError(ONLY_THOUGHTS + thought, reply.usage)
+            raise OnlyThoughts(ONLY_THOUGHTS + thought, reply.usage)
         if content is None:  # null is no answer, an empty one is
             raise TransientError("no content", answered=True, usage=reply.usage)
     return reply
@@ -126,7 +132,7 @@ def _read(body: Any, limit: int | None) -> tuple[Reply, str | None, str]:
         raise TransientError("a body that is no completion")
     usage = usage_of(body)
     _raise_error_in(body, usage)
-    choice = _take_first_choice(body, usage)
+    choice = take_first_choice(body, usage)
     _raise_error_in(choice, usage)
     message = choice.get("message")
     if not isinstance(message, Mapping):
@@ -201,7 +207,7 @@ def _raise_failure(error: Any, model: Any, usage: Usage | None) -> None:
     raise failure
 
 
-def _take_first_choice(body: Mapping[str, Any], usage: Usage | None) -> Mapping[str, Any]:
+def take_first_choice(body: Mapping[str, Any], usage: Usage | None) -> Mapping[str, Any]:
     """The choice of index 0, which need not be the first; where none has it, the first. A body that has words in place
     of choices is an error's."""
     choices = body.get("choices")

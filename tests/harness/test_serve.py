@@ -51,7 +51,8 @@ class Calls(BaseHTTPRequestHandler):
             note([self.path, asked])
             bad = "refused" in str(asked.get("lora_path"))
             return self.answer({{"error": {{"message": "rank is too large"}}}} if bad else {{}}, 400 if bad else 200)
-        note(f"asked {{asked['model']}}")
+        if self.path.endswith("/chat/completions"):
+            note(f"asked {{asked['model']}}")
         self.answer({{"id": "1", "object": "chat.completion", "created": 1, "model": asked["model"],
                      "choices": [{{"index": 0, "finish_reason": "stop",
                                   "message": {{"role": "assistant", "content": "yes"}}}}],

@@ -56,6 +56,8 @@ class Served:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                if not self.path.endswith("/chat/completions"):
+                    return self.send(404, {"error": {"message": "Not Found"}})
                 if len(served.calls) >= served.stops_after:
                     return self.send(401, {"error": {"message": "Unauthorized"}})
                 served.calls.append(body)

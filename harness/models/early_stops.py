@@ -1,0 +1,171 @@
+"""Answers of a server that end once they are decided, as those of a local model do.
+
+    stops = EarlyStops(lambda: why_no_early_stops(server, model, thinks=False))
+    early = stops.shorten(decoding, hint)       # the same with a lower limit or one more stop sequence; or None
+    stops.is_settled(reply, hint, early)        # False: it is asked again, in full
+
+A server follows no rule, but takes `max_tokens` and `stop`. A task says which part of an answer decides (`reads`); a
+reply that was cut counts only where the task's rule says of the text that came that nothing more can change what is
+read from it, so a score is that of full answers whatever the model writes. What can't be seen in a reply is a thought
+that the chat template has opened: early stops are used only where the end of a prompt is known, or where thoughts are
+never part of a reply's text. Sampled answers are not cut: of those that are not decided another one would be drawn.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from tasks.answer import Answer, FailedAnswer
+from tasks.early_exit import Reads
+from tasks.judges.bodies import read_json
+from tasks.judges.chat_client import run_in_thread
+from tasks.judges.replies import Reply, take_first_choice
+from tasks.thoughts import MARKS, answer_of, is_decided
+
+if TYPE_CHECKING:
+    from harness.engine.jobs import Hints
+    from harness.models.chat_model import Decoding
+    from tasks.judges.addresses import Server
+
+APART: Final = (".openai.com", ".azure.com", ".azure-api.net", ".googleapis.com", ".anthropic.com")
+"""Hosts whose models' thoughts are never in a reply's text."""
+PATIENCE: Final = 20.0
+"""Seconds for the end of a prompt."""
+THINKS: Final = "the model thinks before it answers"
+NOT_SHOWN: Final = "the server does not show how its prompts end"
+OPENED: Final = "the server's chat template opens a thought"
+STOPPED: Final = "stopped"
+"""Field of what the ledger keeps: whether our stop sequence ended the reply."""
+
+
+class EarlyStops:
+    """See the module's docstring. `find_why_not` is called for the first answer that could end early."""
+
+    def __init__(self, find_why_not: Callable[[], str]) -> None:
+        self._find_why_not = find_why_not
+        self.used: set[str] = set()
+        """What answers that count were asked with, in words."""
+        self.is_wanted = self.met_thoughts = False
+
+    @cached_property
+    def why_not(self) -> str:
+        """Why there are none; empty: there may be."""
+        return self._find_why_not()
+
+    def shorten(self, decoding: "Decoding", hint: "Hints | None") -> "Decoding | None":
+        """How an answer is asked for that ends once it is decided; None where it is asked for in full."""
+        if hint is None or hint.reads is None or hint.decided is None or decoding.temperature != 0:
+            return None
+        if hint.reads.before is not None:
+            early = replace(decoding, until=(hint.reads.before, *decoding.until))
+        else:
+            # A token has a character at least, but for a space before the first word that is taken off.
+            limit = (hint.reads.characters or 0) + 1
+            if decoding.max_tokens is not None and decoding.max_tokens <= limit:
+                return None
+            early = replace(decoding, max_tokens=limit)
+        self.is_wanted = True
+        return None if self.why_not or self.met_thoughts else early
+
+    def is_settled(self, reply: str, hint: "Hints | None", early: "Decoding") -> bool:
+        """Whether what is read from a reply is what would be read from the full one."""
+        if hint is None or hint.reads is None or hint.decided is None or isinstance(reply, FailedAnswer):
+            return True
+        limited = getattr(reply, "limited", False)
+        if hint.reads.before is not None and not limited:
+            settled = is_decided(reply + hint.reads.before, "", hint.decided)
+        elif limited and hint.reads.before is None:
+            settled = is_decided(reply, "", hint.decided)
+        else:
+            settled = True
+        settled = settled and not isinstance(answer_of(reply), FailedAnswer)
+        if settled:
+            before = hint.reads.before
+            self.used.add(f"max_tokens {early.max_tokens}" if before is None else f"stop {before!r}")
+        return settled
+
+    def note(self, reply: Reply) -> None:
+        """Ask in full from here on if the model thinks, after all."""
+        is_empty = reply.limited and not reply.text
+        self.met_thoughts = self.met_thoughts or is_empty or answer_of(reply.text) != reply.text
+
+    def was_cut(self, reply: str, hint: "Hints | None", told: Mapping[str, Any]) -> bool:
+        """Whether a settled reply may go on beyond what came."""
+        if hint is None or hint.reads is None or hint.reads.before is None:
+            return bool(getattr(reply, "limited", False))
+        return not getattr(reply, "limited", False) and bool(told.get(STOPPED, hint.reads.before not in reply))
+
+    def in_words(self) -> str:
+        """What was sent, for entries; empty where no task has such stops."""
+        if self.used or not self.is_wanted:
+            return ", ".join(sorted(self.used))
+        return f"none: {self.why_not or (THINKS if self.met_thoughts else 'the answers are kept ones')}"
+
+
+def stopped_by(body: Any, reads: Reads | None, sent: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether our stop sequence ended a reply, where its server says so: vLLM, SGLang. `sent`: the request."""
+    if reads is None or reads.before is None:
+        return {}
+    if reads.before not in (sent.get("stop") or ()):  # the model takes none
+        return {STOPPED: False}
+    choice = take_first_choice(body, None)
+    named = next((name for name in ("stop_reason", "matched_stop") if name in choice), None)
+    return {} if named is None else {STOPPED: choice[named] == reads.before}
+
+
+def why_no_early_stops(server: "Server", model: str, *, thinks: bool) -> str:
+    """Why answers of this model can't be stopped early; empty where they can."""
+    if thinks:
+        return THINKS
+    host = urlsplit(server.url).hostname or ""
+    if f".{host}".endswith(APART):
+        return ""
+    ending = run_in_thread(_find_ending(server, model))
+    if ending is None:
+        return NOT_SHOWN
+    return OPENED if ending.rstrip().lower().endswith(tuple(opening.lower() for opening, _ in MARKS)) else ""
+
+
+async def _find_ending(server: "Server", model: str) -> str | None:
+    """How the server's prompts end, as vLLM and llama.cpp tell; None where it is not told."""
+    import httpx2
+    import openai
+
+    root = server.url.removesuffix("/").removesuffix("/v1")
+    chat = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+    questions = {"/tokenize": chat | {"return_token_strs": True}, "/apply-template": chat}
+    async with server.connect(PATIENCE) as connection:
+        for path, body in questions.items():
+            try:
+                found = read_json((await connection.post(root + path, cast_to=httpx2.Response, body=body)).content)
+            except (openai.APIError, ValueError):
+                continue
+            if isinstance(found, Mapping) and isinstance(prompt := found.get("prompt"), str) and prompt:
+                return prompt
+            pieces = found.get("token_strs") if isinstance(found, Mapping) else None
+            if isinstance(pieces, list) and pieces and all(isinstance(piece, str) for piece in pieces):
+                return _join(pieces)
+    return None
+
+
+def _join(pieces: list[str]) -> str:
+    """The text of tokens as tokenizers write them."""
+    return "".join(pieces).replace("\u2581", " ").replace("\u0120", " ").replace("\u010a", "\n")
+
+
+def told_of(text: str) -> Mapping[str, Any]:
+    """What the ledger keeps beside a reply."""
+    found = json.loads(text) if text else {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def with_facts(answer: str, *, cut: bool, choices: Mapping[str, float], missing: str) -> str:
+    """An answer with what is known beside its words."""
+    if isinstance(answer, FailedAnswer) or not (cut or choices or missing):
+        return answer
+    known = answer if isinstance(answer, Answer) else Answer(answer)
+    limited = known.limited and not cut  # by the task's own limit
+    return Answer(str(known), cut=cut, choices=choices, no_choices=missing, limited=limited, raw=known.raw)

@@ -1,0 +1,297 @@
+"""Answers of a server that end once they are decided: the same scores as of full ones, whatever the model writes."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
+from PIL import Image
+
+from harness.engine.jobs import Hints
+from harness.evaluation.generate import early_exit_hints
+from harness.models.chat_model import Decoding, OpenAIVisionLM
+from harness.models.early_stops import NOT_SHOWN, OPENED, EarlyStops
+from harness.models.next_token_logprobs import NOT_GIVEN, REFUSED
+from harness.models.spec import ModelSpec
+from tasks.answer import Answer, FailedAnswer
+from tasks.early_exit import Reads
+from tasks.judges.ledger import Ledger
+from tasks.registry import registry
+from tasks.thoughts import _MARK, answer_of
+
+pytestmark = pytest.mark.usefixtures("no_keys")
+PLAIN = ["<s>", "USER", ":", "Hello", "\u2581ASSISTANT", ":"]
+DOCS: dict[str, dict[str, Any]] = {
+    "mme": {"image": "i", "category": "color", "pair": "i", "answer": "Yes"},
+    "pope": {"image": "i", "category": "random", "answer": "yes"},
+    "amber": {"image": "i", "type": "discriminative-attribute-state", "truth": ["yes"], "id": "1"},
+    "seedbench_img": {"image": "i", "question_type_id": 1, "answer": "A", "image_ids": ["i"]},
+}
+
+
+def hint_of(task: str) -> Hints:
+    request = Instance(request_type="generate_until", doc=DOCS[task], arguments=("",), idx=0, metadata=(task, 0, 1))
+    found: Hints = early_exit_hints(request, {task}, full_answers=False)
+    return found
+
+
+def spoken_by(text: str, body: Mapping[str, Any]) -> tuple[str, str, str | None]:
+    """What a server sends of a text that its model writes: up to a stop sequence, or a limit of tokens; and why it
+    ended."""
+    tokens = re.findall(r"\s*\w{1,4}|\s*[^\w\s]|\s+", text)
+    limited = len(tokens) > body["max_tokens"]
+    written = "".join(tokens[: body["max_tokens"]])
+    for stop in body.get("stop") or ():
+        if stop in written:
+            return written.partition(stop)[0], "stop", stop
+    return written, "length" if limited else "stop", None
+
+
+def completion(body: Mapping[str, Any], content: str | None, finish: str, **more: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": content, **more.pop("message", {})}
+    choice = {"index": 0, "message": message, "finish_reason": finish, **more}
+    usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+    return {"id": "1", "object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage}
+
+
+def asked_for(body: Mapping[str, Any]) -> str:
+    return str(body["messages"][0]["content"][-1]["text"])
+
+
+def says(words: Mapping[str, str], *, tells: bool = True) -> Any:
+    """A server whose model writes these words to these questions."""
+
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        text, finish, stop = spoken_by(words[asked_for(body)], body)
+        return 200, completion(body, text, finish, **({"stop_reason": stop} if tells else {}))
+
+    return answer
+
+
+def missing_of(answer: str) -> str:
+    assert isinstance(answer, Answer)
+    assert not answer.choices
+    return answer.no_choices
+
+
+def requests_of(*questions: str, task: str) -> list[Instance]:
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (8, 8, 3), dtype=np.uint8))
+    given = {"do_sample": False, "max_gen_toks": 128, "until": []}
+    return [
+        Instance(
+            request_type="generate_until",
+            doc=DOCS[task],
+            arguments=(f"<image>{question}", dict(given), {"visual": [image]}),
+            idx=at,
+            metadata=(task, at, 1),
+        )
+        for at, question in enumerate(questions)
+    ]
+
+
+def lm_of(server: Any, ledger: Path, hints: Any = None) -> OpenAIVisionLM:
+    spec = ModelSpec(name="m", pretrained="m", backend="openai", url=server.url, digests={"weights": "1"})
+    with_rules = lambda request: early_exit_hints(request, set(DOCS), full_answers=False)  # noqa: E731
+    return OpenAIVisionLM.of(spec, ledger=ledger, hints=hints or with_rules)
+
+
+PIECES = ["Yes", "yes", "No", "no", "not", "nothing", "A", "B", " ", ",", ".", ". ", "\n", "é", "😀", "<", "<answer>"]
+PIECES += ["</answer>", "<think>", "</think>", "Here is my thought process:", "x", "\u202f"]
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=9).map("".join) | st.text(max_size=12)
+
+
+@pytest.mark.parametrize("task", DOCS)
+@settings(max_examples=400, deadline=None)
+@given(text=TEXTS)
+@example(text="<think>No. It is</think>Yes")
+@example(text="<answer>No. There is none.</answer>")
+@example(text="nothing. no")
+@example(text="no,thing")
+def test_what_decides_is_all_that_the_official_rule_reads(task: str, text: str) -> None:
+    spec, process = registry().task(task), registry().process_results(task)
+    assert spec.reads is not None
+    read, short = (
+        {
+            name: {key: value for key, value in record.items() if key != "words"}
+            for name, record in process(DOCS[task], [answer]).items()
+            if name != "answer_length"
+        }
+        for answer in (text, spec.reads.part_of(text))
+    )
+    assert read == short
+
+
+@pytest.mark.parametrize("task", DOCS)
+@settings(max_examples=600, deadline=None)
+@given(text=TEXTS)
+@example(text="<think>No. It is</think>Yes")
+@example(text="<answer>No. There is none.</answer>")
+def test_a_reply_that_counts_is_read_as_the_full_one(task: str, text: str) -> None:
+    """Of models that think before they answer, if at all: the same that a local model's early stops suppose."""
+    assume(_MARK.search(text) is None or text.lstrip().startswith("<think>"))
+    stops, hint, full = EarlyStops(lambda: ""), hint_of(task), Decoding(max_tokens=128)
+    early = stops.shorten(full, hint)
+    assert early is not None
+    assert early.max_tokens is not None
+    words, finish, _ = spoken_by(text, {"max_tokens": early.max_tokens, "stop": early.until})
+    if not stops.is_settled(Answer(words, limited=finish == "length"), hint, early):
+        return
+    whole, _, _ = spoken_by(text, {"max_tokens": 128})
+    process = registry().process_results(task)
+    answers = [answer_of(answer) for answer in (words, whole)]
+    assert not any(isinstance(answer, FailedAnswer) for answer in answers)
+    read, expected = (
+        {name: {k: v for k, v in record.items() if k != "words"} for name, record in process(DOCS[task], [one]).items()}
+        for one in answers
+    )
+    assert read == expected
+
+
+def test_answers_end_where_they_are_decided_and_say_so(server: Any, tmp_path: Path) -> None:
+    server.prompt_tokens = PLAIN
+    server.answer = says({"a": "Yes, there is a dog. It is big.", "b": "No"})
+    lm = lm_of(server, tmp_path / "ledger.sqlite")
+    answers = lm.generate_until([*requests_of("a", "b", task="mme"), *requests_of("a", "b", task="pope")])
+    assert answers == ["Yes, there is", "No", "Yes, there is a dog", "No"]
+    assert [getattr(answer, "cut", False) for answer in answers] == [True, False, True, False]
+    assert not any(getattr(answer, "limited", False) for answer in answers)
+    assert {(entry["max_tokens"], *entry.get("stop", ())) for entry in server.log} == {(5,), (128, ".")}
+    assert lm.provenance()["early stops"] == "max_tokens 5, stop '.'"
+
+
+def test_a_server_that_does_not_tell_why_it_ended_may_have_cut_what_has_no_full_stop(
+    server: Any, tmp_path: Path
+) -> None:
+    server.prompt_tokens = PLAIN
+    server.answer = says({"a": "Yes. It is.", "b": "No"}, tells=False)
+    answers = lm_of(server, tmp_path / "ledger.sqlite").generate_until(requests_of("a", "b", task="pope"))
+    assert [(str(answer), answer.cut) for answer in answers if isinstance(answer, Answer)] == [
+        ("Yes", True),
+        ("No", True),
+    ]
+
+
+def test_what_is_undecided_is_asked_in_full_once_and_kept(server: Any, tmp_path: Path) -> None:
+    server.prompt_tokens = PLAIN
+    words = {"a": "<answer>No. None.</answer>", "b": "Yes. So it is.", "c": "<answer> Yes"}
+    server.answer = says(words)
+    for _ in range(2):
+        lm = lm_of(server, tmp_path / "ledger.sqlite")
+        assert lm.generate_until(requests_of(*words, task="pope")) == ["No. None.", "Yes", "<answer> Yes"]
+        assert sorted(asked_for(entry) for entry in server.log) == ["a", "a", "b", "c", "c"]
+    assert lm.provenance()["early stops"] == "stop '.'"
+
+
+def test_a_full_answer_that_is_paid_for_is_not_asked_again(server: Any, tmp_path: Path) -> None:
+    server.prompt_tokens = PLAIN
+    server.answer = says({"a": "Yes, it is red."})
+    whole = lm_of(server, tmp_path / "ledger.sqlite", {"mme": Hints()}).generate_until(requests_of("a", task="mme"))
+    lm = lm_of(server, tmp_path / "ledger.sqlite")
+    assert lm.generate_until(requests_of("a", task="mme")) == whole == ["Yes, it is red."]
+    assert len(server.log) == 1
+    assert lm.provenance()["early stops"] == "none: the answers are kept ones"
+
+
+def test_a_model_that_thinks_after_all_is_asked_in_full(server: Any, tmp_path: Path) -> None:
+    """Thoughts beside the reply count as its tokens: nothing is left for the answer within a low limit."""
+    server.prompt_tokens = PLAIN
+
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        if body["max_tokens"] < 20:
+            return 200, completion(body, None, "length", message={"reasoning": "Let me"})
+        return 200, completion(body, "Yes", "stop", message={"reasoning": "Let me see."})
+
+    server.answer = answer
+    questions = [f"question {n}" for n in range(40)]
+    for _ in range(2):
+        lm = lm_of(server, tmp_path / "ledger.sqlite")
+        assert lm.generate_until(requests_of(*questions, task="mme")) == ["Yes"] * 40
+        assert sum(entry["max_tokens"] == 128 for entry in server.log) == 40
+        assert sum(entry["max_tokens"] == 5 for entry in server.log) <= 20
+        assert lm.provenance()["early stops"].startswith("none: ")
+    assert not Ledger(tmp_path / "ledger.sqlite").failures()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "why_not"), ((None, NOT_SHOWN), ([*PLAIN, "<think>", "\u010a"], OPENED), (PLAIN, ""))
+)
+def test_nothing_is_cut_where_a_thought_may_be_open(
+    server: Any, tmp_path: Path, tokens: list[str] | None, why_not: str
+) -> None:
+    server.prompt_tokens = tokens
+    server.answer = says({"a": "It has four legs. So</think>No"})
+    lm = lm_of(server, tmp_path / "ledger.sqlite")
+    (answer,) = lm.generate_until(requests_of("a", task="pope"))
+    assert (answer == "No") is bool(why_not)
+    assert lm.provenance()["early stops"] == (f"none: {why_not}" if why_not else "stop '.'")
+
+
+def test_sampled_answers_and_short_limits_are_asked_as_they_are() -> None:
+    stops, hint = EarlyStops(lambda: ""), hint_of("mme")
+    assert stops.shorten(Decoding(max_tokens=128, temperature=0.7), hint) is None
+    assert stops.shorten(Decoding(max_tokens=5), hint) is None
+    assert stops.shorten(Decoding(max_tokens=6), Hints(reads=Reads(characters=4))) is None
+    assert stops.in_words() == ""
+
+
+# --- Likelihoods of the first token, in the request of the answer.
+
+
+def likely(**more: float) -> dict[str, Any]:
+    listed = [{"token": token, "logprob": value, "bytes": None} for token, value in more.items()]
+    return {"content": [{**listed[0], "top_logprobs": listed}]}
+
+
+def test_likelihoods_come_with_the_answer_and_are_kept(server: Any, tmp_path: Path) -> None:
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        told = likely(Yes=-0.1, no=-2.5, The=-6.0) if body.get("logprobs") else None
+        return 200, completion(body, "Yes", "stop", logprobs=told)
+
+    server.answer = answer
+    for _ in range(2):
+        (found,) = lm_of(server, tmp_path / "ledger.sqlite").generate_until(requests_of("a", task="pope"))
+        assert isinstance(found, Answer)
+        assert dict(found.choices) == {"yes": -0.1, "no": -2.5}
+    assert [entry["top_logprobs"] for entry in server.log] == [20]
+
+
+def test_a_server_without_likelihoods_is_asked_without_and_the_reason_is_told(server: Any, tmp_path: Path) -> None:
+    def refuses(body: dict[str, Any]) -> tuple[int, Any]:
+        if "logprobs" in body:
+            error = {
+                "message": "Unsupported parameter: 'logprobs'",
+                "type": "invalid",
+                "param": "logprobs",
+                "code": "x",
+            }
+            return 400, {"error": error}
+        return 200, completion(body, "Yes", "stop")
+
+    server.answer = refuses
+    (found,) = lm_of(server, tmp_path / "refuses.sqlite").generate_until(requests_of("a", task="pope"))
+    assert (str(found), missing_of(found)) == ("Yes", REFUSED)
+    server.answer = lambda body: (200, completion(body, "Yes", "stop"))
+    (found,) = lm_of(server, tmp_path / "ignores.sqlite").generate_until(requests_of("a", task="pope"))
+    assert missing_of(found) == NOT_GIVEN
+
+
+def test_asking_for_likelihoods_names_no_other_answer(server: Any, tmp_path: Path) -> None:
+    server.answer = says({"a": "Yes"})
+    hints = {"pope": Hints()}
+    lm_of(server, tmp_path / "ledger.sqlite", hints).generate_until(requests_of("a", task="pope"))
+    (found,) = lm_of(server, tmp_path / "ledger.sqlite").generate_until(requests_of("a", task="pope"))
+    assert len(server.log) == 1
+    assert "did not ask" in missing_of(found)
+
+
+def test_what_the_ledger_keeps_beside_a_reply_is_json(server: Any, tmp_path: Path) -> None:
+    server.answer = says({"a": "Yes"})
+    lm_of(server, tmp_path / "ledger.sqlite").generate_until(requests_of("a", task="pope"))
+    (call,) = Ledger(tmp_path / "ledger.sqlite").calls()
+    assert json.loads(call.told) == {"no log-probabilities": NOT_GIVEN}
