@@ -299,8 +299,10 @@ class _Round:
         """Set aside the cost of one more call, waiting if calls in flight may cost less; None: send no more."""
         client = self.client
         while self.stop is None:
+            if client.budget is None:
+                return 0.0
             cost = client.tariff.cost(request.tokens, round(self._expected_tokens(request))) or 0.0
-            if client.budget is None or client.budget.reserve(cost):
+            if client.budget.reserve(cost):
                 return cost
             await self.pace.sleep(0.05)
         return None

@@ -35,6 +35,8 @@ Reader: TypeAlias = Callable[[Any, Request], Reply]
 """Gives the reply in a body of any JSON, of the request as it was sent; raises NoReply where it is none."""
 TYPICAL_REPLY: Final = 150
 """Tokens of a reply, where the ledger knows of none and no limit is set."""
+TYPICAL_THOUGHTS: Final = 500
+"""Tokens of the thoughts before it, where the ledger knows of no reply."""
 
 
 class PaidReplies:
@@ -100,9 +102,12 @@ class PaidReplies:
         return set().union(*self.asked_by_task.values())
 
     def expected_reply(self, label: str, max_tokens: int | None = None) -> float:
-        """Tokens a reply will have, about: as those so far, else the limit where it is low, else what is typical."""
-        so_far = self.ledger.completion_tokens(label, self.model)
-        return so_far if so_far is not None else min(TYPICAL_REPLY, max_tokens or TYPICAL_REPLY)
+        """Tokens that a reply and its thoughts will have, about: as those so far, else the limit where it is low, else
+        what is typical."""
+        if (so_far := self.ledger.completion_tokens(label, self.model)) is not None:
+            return so_far
+        thinks = self.parameters.takes.at(self.parameters.asked.get("reasoning_effort")).thinks
+        return min(TYPICAL_REPLY, max_tokens or TYPICAL_REPLY) + TYPICAL_THOUGHTS * thinks
 
     def find_call(self, request: Request) -> Call | None:
         """The call that the ledger has for a request, whether it may be used or not."""

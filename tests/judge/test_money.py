@@ -109,3 +109,12 @@ def test_a_budget_wants_a_price_and_takes_one_that_is_told(server: Any, tmp_path
     assert 0 < len(server.log) < 9
     free = make_judge("my-judge", **given | {"ledger": tmp_path / "free"}, settings=JudgeSettings(price="0,0"))
     assert len(free.ask_many([(f"Question {number}?", None) for number in range(9)])) == 9
+
+
+def test_what_a_model_that_thinks_will_write_is_more_than_its_verdict(server: Any, tmp_path: Path) -> None:
+    judge = OpenAIJudge("gpt-5-mini", url=server.url, ledger=Ledger(tmp_path / "l.sqlite"))
+    plain = OpenAIJudge("gpt-4o", url=server.url, ledger=Ledger(tmp_path / "l.sqlite"))
+    assert judge.client.expected_reply("mmvet", 3) == plain.client.expected_reply("mmvet", 3) + 500 == 503
+    answer_as(server, served="gpt-5-mini-2025-08-07", usage=count(100, 80))
+    judge.ask_many([("Question?", None)], label="mmvet")
+    assert judge.client.expected_reply("mmvet", 3) == 80  # as the ledger knows
