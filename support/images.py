@@ -76,6 +76,23 @@ def problem_of(key: str) -> str:
     return ref.why or "can't be read"
 
 
+def keep_known(ref: "ImageRef", key: str, otherwise: bool) -> None:
+    """Make an image known by the key that `keep` gave it before; what is read of it later is held against that."""
+    if otherwise and key not in _REFS:
+        _SHOWN_OTHERWISE.add(key)
+    _REFS.setdefault(key, ref)
+
+
+def is_read(key: str) -> bool:
+    """Whether a key is of a picture's content."""
+    return not key.startswith(_UNREADABLE)
+
+
+def is_shown_otherwise(key: str) -> bool:
+    """Whether earlier versions showed the image of a key otherwise."""
+    return key in _SHOWN_OTHERWISE
+
+
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 

@@ -22,7 +22,7 @@ import importlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import islice
@@ -30,14 +30,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import BenchmarkDataError, DataError, first_line
-from support.image_cells import NONE, SEVERAL, Find, is_image_text, picture_in_cell
-from support.image_folders import REFUSED, ImageTree
-from support.images import ImageRef, PromptImage, encoded, keep, picture, shorten
+from support.image_cells import Find
+from support.image_folders import ImageTree
+from support.images import PromptImage, encoded, picture
 from support.records import PARQUET, Record, check_parquet, columns, read
 from tasks.columns import needed_columns, read_columns, shown
 from tasks.data_files import TABLES, choose_tables, tables_below
 from tasks.data_folder import sources_of, stored
 from tasks.hub_data import fetch_folder, fetch_tables
+from tasks.table_pictures import FILE_COLUMNS, IMAGE, image_column, keys_of_rows, with_picture_keys
 from tasks.vlmevalkit import TABLES as TABLES_OF_KIT
 from tasks.vlmevalkit import Table
 
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IMAGE: Final = "image"
-FILE_COLUMNS: Final = ("image", "imagename", "image_name", "image_path", "file_name", "filename", "image_file")
-"""What tables call the column with the image or its file."""
 MAX_ROWS: Final = 5_000_000
 """Of a benchmark's tables, whose rows are all held; the largest benchmarks have half a million."""
 
@@ -330,11 +328,7 @@ def _dataset_of_rows(source: DocumentSource, rows: list[Record], find: Find) -> 
     from datasets import Dataset
 
     names = list(dict.fromkeys(name for row in rows for name in row))
-    column = _image_column(names)
-    cells = [row.get(column) for row in rows] if column else [None] * len(rows)
-    with_index = {str(row["index"]): cell for row, cell in zip(rows, cells, strict=True) if "index" in row}
-    cells = [_follow_index(cell, with_index) for cell in cells]
-    keys = _keys_of(source.task, (picture_in_cell(cell, find) for cell in cells))
+    keys = keys_of_rows(source.task, rows, image_column(names), find)
     columns: dict[str, Sequence[Any]] = {name: [row.get(name) for row in rows] for name in names} | {IMAGE: keys}
     return Dataset.from_dict({name: _of_one_type(cells) for name, cells in _read_declared(source, columns).items()})
 
@@ -352,7 +346,7 @@ def _of_one_type(cells: Sequence[Any]) -> Sequence[Any]:
 
 def _dataset_of_table(source: DocumentSource, table: "Dataset", find: Find) -> "Dataset":
     """A datasets table whose image column has become keys; the bytes stay in the memory-mapped file."""
-    table = _with_picture_keys(source.task, table, find)
+    table = with_picture_keys(source.task, table, find)
     if source.kinds is None:
         _check_columns(source, table.column_names)
         return table
@@ -364,53 +358,3 @@ def _dataset_of_table(source: DocumentSource, table: "Dataset", find: Find) -> "
         if cells != columns.get(name):
             table = table.remove_columns([name] if name in columns else []).add_column(name, cells)
     return table.select_columns(list(read))
-
-
-def _with_picture_keys(task: str, table: "Dataset", find: Find) -> "Dataset":
-    column = _image_column(table.column_names)
-    if column is None:
-        return table.add_column(IMAGE, [""] * len(table))
-    raw = table.select_columns([column]).cast_column(column, _without_decoding(table.features[column]))
-    keys = _keys_of(task, (_picture_of_row(raw, column, index, find) for index in range(len(raw))))
-    return table.remove_columns([IMAGE] if IMAGE in table.column_names else []).add_column(IMAGE, keys)
-
-
-def _image_column(names: Sequence[str]) -> str | None:
-    return next((name for name in FILE_COLUMNS if name in names), None)
-
-
-def _follow_index(cell: Any, with_index: Mapping[str, Any]) -> Any:
-    """In VLMEvalKit's tables a cell may hold the index of the row that has its picture as base64."""
-    other = with_index.get(str(cell)) if isinstance(cell, (str, int)) and str(cell).isdecimal() else None
-    return other if isinstance(other, str) and is_image_text(other) else cell
-
-
-def _keys_of(task: str, found: Iterable[ImageRef]) -> list[str]:
-    """The picture key of each row, "" where it has none; tells how many pictures can't be had. Their samples fail."""
-    keys, lost = [], []
-    for number, one in enumerate(found, start=1):
-        if one.problem not in ("", NONE, SEVERAL):  # several: SEED-Bench's videos, which nobody is asked about
-            where = "; pictures lie beside or below the table" if one.problem in REFUSED else ""
-            lost.append(f"row {number}, {shorten(one.name)!r}: {one.why}{where}")
-        keys.append("" if one.problem == NONE else keep(one))
-    if lost:
-        log.warning(f"{task}: {len(lost):,} of {len(keys):,} pictures can't be had: {'; '.join(lost[:2])}")
-    return keys
-
-
-def _without_decoding(feature: Any) -> Any:
-    from datasets import Image, List
-
-    if isinstance(feature, Image):
-        return Image(decode=False)
-    if isinstance(feature, List) and isinstance(feature.feature, Image):
-        return List(Image(decode=False))
-    return feature
-
-
-def _picture_of_row(raw: "Dataset", column: str, index: int, find: Find) -> ImageRef:
-    def read_again() -> bytes:
-        return picture_in_cell(raw[index][column], find).read()
-
-    found = picture_in_cell(raw[index][column], find)
-    return found if found.data is None else ImageRef(f"{column}/{index}", reader=read_again)

@@ -54,7 +54,8 @@ def _describe(rows: dict[str, int]) -> str:
 
 def _list_schemas() -> list[Schema]:
     from harness.engine import response_cache
+    from support import picture_keys
     from tasks.judges import ledger
     from trainers.data import image_hashes
 
-    return [ledger.SCHEMA, response_cache.SCHEMA, image_hashes.SCHEMA]
+    return [ledger.SCHEMA, response_cache.SCHEMA, image_hashes.SCHEMA, picture_keys.SCHEMA]

@@ -20,8 +20,8 @@ from support.errors import BenchmarkDataError, first_line
 from support.images import problem_of
 from support.unpacking import unpack
 from tasks.data_folder import SourceFile, Sources, folder_of, sources_of, stored
-from tasks.documents import IMAGE
 from tasks.registry import TaskSpec
+from tasks.table_pictures import IMAGE
 from tasks.task_yaml import load_yaml
 
 log = logging.getLogger(__name__)

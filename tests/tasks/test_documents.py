@@ -265,3 +265,41 @@ def test_a_column_is_found_by_the_name_of_other_public_tables(folder: Path, rows
         load(table, columns=kinds)
     table.write_text(json.dumps([{**row, "gold": "?"} for row in rows]), encoding="utf-8")
     assert load(table, columns=kinds, other_names={"answer": "gold"})["answer"][:] == ["yes", "no"]
+
+
+def test_a_tables_pictures_are_not_read_at_a_second_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import Dataset
+
+    from support import picture_keys
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(picture_keys, "QUIET_TIME", -(10**12))
+    write_parquet(tmp_path / "test.parquet", [{"bytes": png(10), "path": None}, {"bytes": png(20), "path": None}])
+    before = load(tmp_path)["image"][:]
+    looked_at: list[int] = []
+    get = Dataset.__getitem__
+
+    def counted(self: Any, key: Any) -> Any:
+        looked_at.extend([key] if isinstance(key, int) and self.column_names == ["image"] else [])
+        return get(self, key)
+
+    monkeypatch.setattr(Dataset, "__getitem__", counted)
+    documents = load(tmp_path)
+    assert (documents["image"][:], looked_at) == (before, [])
+    assert shades(documents) == [10, 20]
+
+
+def test_a_broken_picture_in_a_table_stays_broken_at_a_second_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from support import picture_keys
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(picture_keys, "QUIET_TIME", -(10**12))
+    several = [{"bytes": png(10), "path": None}] * 2
+    write_parquet(tmp_path / "test.parquet", [[{"bytes": b"no picture at all", "path": None}], several])
+    keys = [list(load(tmp_path)["image"]) for _ in range(2)]
+    assert keys[0] == keys[1]
+    for doc in load(tmp_path):
+        with pytest.raises(OSError, match=r"not an image|several pictures"):
+            images(doc)[0].load()

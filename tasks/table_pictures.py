@@ -1,0 +1,105 @@
+"""The pictures of a benchmark's table: each row's cell becomes a key of `support.images`; pictures stay where they are.
+
+    with_picture_keys("mme", table, find)                 # a datasets table; nothing is read that was read before
+    keys_of_rows("mme", rows, "image", find)              # rows that are held anyway
+
+Pictures that can't be had are counted and told; their samples fail when they are looked at.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from support.image_cells import NONE, SEVERAL, Find, is_image_text, picture_in_cell
+from support.image_folders import REFUSED
+from support.images import ImageRef, keep_known, shorten
+from support.picture_keys import keep_all, recall_table, remember_table
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+log = logging.getLogger(__name__)
+
+IMAGE: Final = "image"
+FILE_COLUMNS: Final = ("image", "imagename", "image_name", "image_path", "file_name", "filename", "image_file")
+"""What tables call the column with the image or its file."""
+
+
+def image_column(names: Sequence[str]) -> str | None:
+    """The column with the pictures; None where there is none."""
+    return next((name for name in FILE_COLUMNS if name in names), None)
+
+
+def keys_of_rows(task: str, rows: Sequence[Mapping[str, Any]], column: str | None, find: Find) -> list[str]:
+    """The key of each row's picture, "" where it has none."""
+    cells = [row.get(column) for row in rows] if column else [None] * len(rows)
+    with_index = {str(row["index"]): cell for row, cell in zip(rows, cells, strict=True) if "index" in row}
+    return _keys_of(task, [picture_in_cell(_follow_index(cell, with_index), find) for cell in cells])
+
+
+def with_picture_keys(task: str, table: "Dataset", find: Find) -> "Dataset":
+    """A table whose image column has become keys; the bytes stay in its memory-mapped files."""
+    column = image_column(table.column_names)
+    if column is None:
+        return table.add_column(IMAGE, [""] * len(table))
+    raw = table.select_columns([column]).cast_column(column, _without_decoding(table.features[column]))
+    keys = _keys_of_column(task, raw, column, find, [Path(file["filename"]) for file in table.cache_files])
+    return table.remove_columns([IMAGE] if IMAGE in table.column_names else []).add_column(IMAGE, keys)
+
+
+def _keys_of_column(task: str, raw: "Dataset", column: str, find: Find, files: Sequence[Path]) -> list[str]:
+    """The keys, without a look at the pictures where the table's files are those that they were made of."""
+    if (known := recall_table(files, column, len(raw))) is not None:
+        for index, (key, otherwise) in enumerate(known):
+            if key:
+                keep_known(_picture_in_row(raw, column, index, find), key, otherwise)
+        return [key for key, _ in known]
+    found = [_picture_of_row(raw, column, index, find) for index in range(len(raw))]
+    keys = _keys_of(task, found)
+    if all(one.reader is not None or one.problem in (NONE, SEVERAL) for one in found):  # they are in these files
+        remember_table(files, column, keys)
+    return keys
+
+
+def _picture_of_row(raw: "Dataset", column: str, index: int, find: Find) -> ImageRef:
+    found = picture_in_cell(raw[index][column], find)
+    return found if found.data is None else _picture_in_row(raw, column, index, find)
+
+
+def _picture_in_row(raw: "Dataset", column: str, index: int, find: Find) -> ImageRef:
+    return ImageRef(f"{column}/{index}", reader=partial(_read_cell, raw, column, index, find))
+
+
+def _read_cell(raw: "Dataset", column: str, index: int, find: Find) -> bytes:
+    return picture_in_cell(raw[index][column], find).read()
+
+
+def _follow_index(cell: Any, with_index: Mapping[str, Any]) -> Any:
+    """In VLMEvalKit's tables a cell may hold the index of the row that has its picture as base64."""
+    other = with_index.get(str(cell)) if isinstance(cell, (str, int)) and str(cell).isdecimal() else None
+    return other if isinstance(other, str) and is_image_text(other) else cell
+
+
+def _keys_of(task: str, found: Sequence[ImageRef]) -> list[str]:
+    """The picture key of each row, "" where it has none; tells how many pictures can't be had. Their samples fail."""
+    lost = []
+    for number, one in enumerate(found, start=1):
+        if one.problem not in ("", NONE, SEVERAL):  # several: SEED-Bench's videos, which nobody is asked about
+            where = "; pictures lie beside or below the table" if one.problem in REFUSED else ""
+            lost.append(f"row {number}, {shorten(one.name)!r}: {one.why}{where}")
+    if lost:
+        log.warning(f"{task}: {len(lost):,} of {len(found):,} pictures can't be had: {'; '.join(lost[:2])}")
+    keys = iter(keep_all([one for one in found if one.problem != NONE]))
+    return ["" if one.problem == NONE else next(keys) for one in found]
+
+
+def _without_decoding(feature: Any) -> Any:
+    from datasets import Image, List
+
+    if isinstance(feature, Image):
+        return Image(decode=False)
+    if isinstance(feature, List) and isinstance(feature.feature, Image):
+        return List(Image(decode=False))
+    return feature
