@@ -153,9 +153,7 @@ def _ask(
         settings |= {name: ", ".join(sorted(values)) for name, values in known.items() if values}
         settings |= {"images": shown} if (shown := rater.settings.images_in_words()) else {}
         settings |= {"structured": "true"} if rater.settings.structured else {}
-        settings |= (
-            {"asked for": ", ".join(how)} if (how := [each for _, each in rater.settings.asked().values()]) else {}
-        )
+        settings |= {"asked for": given} if (given := rater.settings.in_words()) else {}
     return Result(bench=bench.name, judge=rater.model, settings=settings, created=now(), compared=tuple(compared))
 
 

@@ -88,3 +88,8 @@ class JudgeSettings(ImageSettings):
         set_here = {name: value for name, value in found.items() if value not in (None, getattr(usual, name))}
         words = {name: (value, f"{name} = {value}") for name, value in set_here.items()}
         return words | ({"response_format": (True, "structured = true")} if self.structured else {})
+
+    def in_words(self) -> str:
+        """What was set of all that changes replies, for what is kept of them; empty if nothing was."""
+        side = [] if self.image_side is None else [f"image_side = {self.image_side}"]
+        return ", ".join([*(how for _, how in self.asked().values()), *side])

@@ -434,3 +434,19 @@ def test_the_exact_judge_rates_alike_in_both_modes(tmp_path: Path) -> None:
         found.append(rows.by_id)
     assert found[0] == found[1]
     assert all(row["ratings"]["true"]["Visual Faithfulness"] == 5 for row in found[0].values())
+
+
+def test_ratings_of_a_judge_asked_otherwise_are_not_mixed(server: Any, folder: Path, tmp_path: Path) -> None:
+    server.reply = lambda prompt: reply_of({aspect: [3] * 4 for aspect in ASPECTS})
+    ledger = Ledger(tmp_path / "l.sqlite")
+    assert annotated(folder, OpenAIJudge("m", url=server.url, ledger=ledger), part=2).missing == 0
+    low = OpenAIJudge("m", url=server.url, ledger=ledger, settings=JudgeSettings(reasoning_effort="low"))
+    with pytest.raises(DataError, match="has judge_settings '', and 'reasoning_effort = low' is asked for"):
+        annotated(folder, low, part=2)
+    path = ratings_file(folder, "m")
+    rows = [{**row} for row in JsonLines(path).by_id.values()]
+    for row in rows:
+        del row["judge_settings"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))  # of earlier versions, which did not say
+    assert annotated(folder, low, part=2).missing == 0
+    assert len(server.log) == 2

@@ -150,7 +150,10 @@ def annotate(
     """
     counts, stage = RatingCounts(), Stage("ratings", total)
     size = BATCH_API if isinstance(judge, BatchJudge) else BATCH
-    for batch in batches(_select_unrated(items, rows, _name_server(judge), counts, stage), size):
+    if isinstance(judge, OpenAIJudge):
+        words = judge.settings.in_words()
+        items = (replace(item, more={**item.more, "judge_settings": words}) for item in items)
+    for batch in batches(_select_unrated(items, rows, getattr(judge, "identity", ""), counts, stage), size):
         rows.append(_rate(batch, judge, protocol, counts, label))
         stage.add(len(batch))
     if isinstance(judge, OpenAIJudge):
@@ -162,11 +165,6 @@ def annotate(
     if counts.missing:
         log.warning(f"{counts.missing} ratings failed: {reasons_in_words(counts.reasons)}")
     return counts
-
-
-def _name_server(judge: Judge) -> str:
-    """What names the judge's server in the ledger; empty where none is asked."""
-    return str(getattr(judge, "identity", ""))
 
 
 def _select_unrated(
@@ -256,7 +254,7 @@ def _make_row(item: Item, names: Sequence[str], replies: Mapping[tuple[str, ...]
     points = {name: {of: found and found[0] for of, found in given.items()} for name, given in by_name.items()}
     reasons = {name: {of: found[1] if found else "" for of, found in given.items()} for name, given in by_name.items()}
     row = {"id": item.key, "order": list(names), "ratings": points, "rationales": reasons, "judge": judge.model}
-    server = _name_server(judge)
+    server = getattr(judge, "identity", "")  # of the exact judge there is none
     row |= ({"server": server} if server else {}) | dict(item.more)
     # A reply of which a rating could not be read is kept.
     return row | {"unread": list(replies.values())} if unread_in(row) else row
