@@ -26,6 +26,8 @@ from trainers.training.foreign_code import CODE
 
 REPEAT_VALUES = "judge repeats"
 """In provenance: the score of each round of the judge, separated by commas."""
+NO_IMAGE = "none was shown"
+"""In provenance, as "judge image": settings of images did not act."""
 TIMES_ASKED = "judge asked"
 """In provenance: how often the judge rated each answer; entries of earlier versions lack it."""
 
@@ -100,7 +102,7 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
     if task.official_judge and judge.model != task.official_judge:
         facts["official judge"] = task.official_judge
     if isinstance(judge, OpenAIJudge) and (images := judge.settings.images_in_words()):
-        facts["judge image"] = images
+        facts["judge image"] = images if task.name in judge.shown else NO_IMAGE
     if isinstance(judge, OpenAIJudge):
         otherwise = judge.client.asked_by_task.get(task.name, set())
         facts |= {"judge parameters": "; ".join(sorted(otherwise))} if otherwise else {}
@@ -124,6 +126,11 @@ def _settings_sent(judge: OpenAIJudge, otherwise: Collection[str] = ()) -> str:
     missing = {each for words in otherwise for each in words.split(", ")}
     asked = {name: how for name, (_, how) in judge.settings.asked().items() if name in ("seed", "reasoning_effort")}
     return ", ".join(how for name, how in asked.items() if not missing & {f"{name}: {NOT_SETTABLE}", f"without {name}"})
+
+
+def _is_asked_so(entry: Entry, fact: str, value: str) -> bool:
+    found = entry.provenance.get(fact, "")
+    return found == value or (fact == "judge image" and found == NO_IMAGE)
 
 
 def on_board(
@@ -161,7 +168,7 @@ def on_board(
         if (entry.provenance.get("shared") == SHARES_NOTHING) == engine.exact
         if entry.judge is None or times_asked_of(entry) >= times
         if is_of_judge(entry, judge)
-        if entry.judge is None or all(entry.provenance.get(fact, "") == value for fact, value in of_judge.items())
+        if entry.judge is None or all(_is_asked_so(entry, fact, value) for fact, value in of_judge.items())
         if counts_for(entry.provenance, entry.created, spec, engine, configuration)
         for data in names_of_data(entry.provenance)
     }

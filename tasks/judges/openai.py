@@ -78,6 +78,8 @@ class OpenAIJudge:
         self.identity = server.identity if known_as is None else _identify(known_as, model)
         """What names the server in the ledger."""
         more: dict[str, Any] = {"ledger": ledger, "budget": budget, "settings": self.settings}
+        self.shown: set[str] = set()
+        """Tasks of which a question had an image."""
         asked, takes = self.settings.asked(), capabilities_of(model, host_of(server.url), kind)
         check_taken(model, takes, {how: (name, value) for name, (value, how) in asked.items()})
         self.client = ChatClient(model, server, identity=self.identity, **more)
@@ -159,6 +161,7 @@ class OpenAIJudge:
         content: Any = prompt
         named_image: Mapping[str, Any] | None = None
         if image is not None:
+            self.shown.add(label)
             shown = image_part(self.model, image, self.settings.detail, self.settings.image_side)
             content = [{"type": "text", "text": prompt}, shown.part]
             named_image, tokens = shown.named, tokens + shown.tokens

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from harness.cli.main import run
 from harness.evaluation.eval_settings import judge_facts, judge_name
@@ -63,6 +64,16 @@ def test_names_and_facts_of_a_judge_are_of_what_was_sent(server: Any, tmp_path: 
     assert judge_facts(mmhal, judge)["judge settings"] == "seed = 7, reasoning_effort = low"
     assert "judge parameters" not in judge_facts(mmvet, judge)
     assert {(sent["reasoning_effort"], sent["seed"]) for sent in server.log} == {("low", 7)}
+
+
+def test_settings_of_images_are_recorded_where_one_was_shown(server: Any, tmp_path: Path) -> None:
+    server.answer = lambda request: (200, body("Rating: 4"))
+    judge = made(server.url, tmp_path, "gpt-4o", detail="low")
+    judge.ask_many([("Rate.", Image.new("RGB", (8, 8)))], label="mmhal")
+    judge.ask_many(prompts(1), label="mmvet")
+    facts = [judge_facts(registry().task(name), judge)["judge image"] for name in ("mmhal", "mmvet")]
+    assert facts == ["detail low, longest side as it is", "none was shown"]
+    assert server.log[0]["messages"][0]["content"][1]["image_url"]["detail"] == "low"
 
 
 def test_what_the_ledger_kept_without_a_setting_is_not_claimed(server: Any, tmp_path: Path) -> None:
@@ -128,8 +139,6 @@ REFUSALS = {
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_what_only_the_server_refuses_ends_the_run_with_its_words(name: str, server: Any, tmp_path: Path) -> None:
-    from PIL import Image
-
     settings: dict[str, dict[str, Any]] = {
         "seed": {"seed": 7},
         "reasoning_effort": {"reasoning_effort": "low"},
