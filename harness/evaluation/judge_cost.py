@@ -92,7 +92,7 @@ def planned(counting: Counting, task: str) -> JudgePlan:
         kept=counting.kept,
         prompt_tokens=counting.prompt_tokens,
         completion_tokens=completion,
-        price=judge.client.tariff.cost(counting.prompt_tokens, completion, calls=calls, batch=batch),
+        price=judge.client.estimate(counting.prompt_tokens, completion, calls=calls, batch=batch),
     )
 
 

@@ -55,8 +55,9 @@ def make_judge(
     except SettingError as error:
         hint = f" (known without: {EXACT})" if "name its server" in str(error) else ""
         raise SettingError(f"{error}{hint}") from None
+    kept = Ledger(ledger or LEDGER)
     tariff = prices.Tariff(model=name, url=server.url, told=settings.told_price)
-    if budget is not None and tariff.cost(1, 1) is None:
+    if budget is not None and tariff.cost(1, 1, served=kept.last_served(name, server.shown)) is None:
         raise SettingError(
             f"--judge-budget: no price of {name!r} is known; give it by --judge-price IN,OUT (US dollars for a million"
             f" tokens of prompts and of replies), or in a file named by {prices.OVERRIDE}"
@@ -71,7 +72,7 @@ def make_judge(
     )
     if any(takes.setting(each, value) is None for each, value in (asked | ({"batch": True} if batch else {})).items()):
         more["kind"] = kind_of(server)
-    return kind(name, url=server, ledger=Ledger(ledger or LEDGER), **more)
+    return kind(name, url=server, ledger=kept, **more)
 
 
 def check_judge(judge: Judge | None, tasks: Iterable[TaskSpec], *, official_prompts: bool = False) -> None:

@@ -166,7 +166,7 @@ class BatchJudge(OpenAIJudge):
         """Make batches of these questions, but for those that other processes ask; how many were made."""
         budget, tokens = self.client.budget, sum(request.tokens for request in missing.values())
         reply_tokens = round(self.client.expected_reply(label) * len(missing))
-        cost = self.client.tariff.cost(tokens, reply_tokens, calls=len(missing), batch=True) or 0.0
+        cost = self.client.estimate(tokens, reply_tokens, calls=len(missing), batch=True) or 0.0
         what = f"{len(missing)} questions for about ${cost:.4f}"
         while budget is not None and not budget.reserve(cost, what):
             await asyncio.sleep(min(self.poll, 1.0))

@@ -301,7 +301,7 @@ class _Round:
         while self.stop is None:
             if client.budget is None:
                 return 0.0
-            cost = client.tariff.cost(request.tokens, round(self._expected_tokens(request))) or 0.0
+            cost = client.estimate(request.tokens, round(self._expected_tokens(request))) or 0.0
             if client.budget.reserve(cost):
                 return cost
             await self.pace.sleep(0.05)

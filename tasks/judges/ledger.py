@@ -313,6 +313,13 @@ class Ledger:
         ((mean,),) = self._run("SELECT AVG(completion_tokens) FROM calls WHERE task = ? AND model = ?", task, model)
         return None if mean is None else float(mean)
 
+    def last_served(self, model: str, server: str) -> str:
+        """What has answered last at a server that was asked for a model; empty where that is not known."""
+        rows = self._run(
+            "SELECT served FROM calls WHERE model = ? AND server = ? ORDER BY rowid DESC LIMIT 1", model, server
+        )
+        return next((str(served) for (served,) in rows if served != NOT_SAID), "")
+
     def summary(self, *, by_served: bool = False) -> list[Total]:
         """What was paid, by task and model, and if so by the model that has answered."""
         groups = "task, model, served" if by_served else "task, model"
@@ -387,7 +394,8 @@ def _read_call(line: str, where: str) -> Call:
     texts = all(isinstance(row[field.name], str) for field in fields(Call) if field.type is str)
     may_be_unknown = ("prompt_tokens", "completion_tokens", "price")
     numbers = all(row[name] is None or _is_amount(row[name]) for name in may_be_unknown)
-    numbers = numbers and _is_amount(row["latency"]) and _is_amount(row["attempts"]) and row["attempts"] % 1 == 0
+    counts = [row[name] for name in ("attempts", "cached_tokens")]
+    numbers = numbers and _is_amount(row["latency"]) and all(_is_amount(each) and each % 1 == 0 for each in counts)
     numbers = numbers and all(row[name] in (0, 1) for name in ("batch", "estimated"))
     if not (texts and numbers and len(row["key"]) == 64):
         raise StoreError(f"{where}: a field has the wrong type")

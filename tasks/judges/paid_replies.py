@@ -56,6 +56,8 @@ class PaidReplies:
         self.settings, self.identity = settings or ClientSettings(), identity or server.identity
         self.tariff = prices.Tariff(model=model, url=server.url, told=self.settings.told_price)
         """What calls cost."""
+        self.last_served = ledger.last_served(model, server.shown)
+        """What has answered last, as the server says: the next call will cost as much."""
         self.budget = None if budget is None else ledger.budget(model, f"{model} at {self.identity}", budget)
         """What may be spent, together with other processes."""
         self.parameters = Parameters(model, takes=capabilities_of(model, host_of(server.url)))
@@ -108,6 +110,10 @@ class PaidReplies:
             return so_far
         thinks = self.parameters.takes.at(self.parameters.asked.get("reasoning_effort")).thinks
         return min(TYPICAL_REPLY, max_tokens or TYPICAL_REPLY) + TYPICAL_THOUGHTS * thinks
+
+    def estimate(self, prompt: float, completion: float, *, calls: int = 1, batch: bool = False) -> float | None:
+        """US dollars that calls with so many tokens will cost; None where the price is not known."""
+        return self.tariff.cost(prompt, completion, served=self.last_served, calls=calls, batch=batch)
 
     def find_call(self, request: Request) -> Call | None:
         """The call that the ledger has for a request, whether it may be used or not."""
@@ -200,6 +206,7 @@ class PaidReplies:
         if self.ledger.put(call, instead=self.fresh, run=self._run):
             self._new.add(request.key)
         self.served |= {reply.served} - {NOT_SAID}
+        self.last_served = reply.served if reply.served != NOT_SAID else self.last_served
         self.servers.add(self.server.shown)
         self.asked_by_task[request.label] |= {asked} - {""}
 

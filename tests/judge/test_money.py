@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from harness.cli.main import run
+from harness.evaluation.eval_settings import judge_facts
 from harness.evaluation.make_judge import make_judge
-from support.errors import BudgetSpent, SettingError
+from support.errors import BudgetSpent, SettingError, StoreError
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.settings import JudgeSettings
+from tasks.registry import registry
 from tests.conftest import completion
 
 pytestmark = pytest.mark.usefixtures("no_keys")
@@ -118,3 +120,43 @@ def test_what_a_model_that_thinks_will_write_is_more_than_its_verdict(server: An
     answer_as(server, served="gpt-5-mini-2025-08-07", usage=count(100, 80))
     judge.ask_many([("Question?", None)], label="mmvet")
     assert judge.client.expected_reply("mmvet", 3) == 80  # as the ledger knows
+
+
+def test_a_deployment_that_has_answered_once_has_a_price(server: Any, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"url": server.url, "ledger": tmp_path / "l.sqlite"}
+    answer_as(server, served="gpt-4o-2024-05-13", usage=count(1000, 100))
+    first = asked(server, tmp_path / "l.sqlite", "my-deployment")
+    assert first.client.estimate(1_000_000, 0) == 5
+    later = make_judge("my-deployment", **given, budget=0.01)
+    assert isinstance(later, OpenAIJudge)
+    assert later.client.estimate(1_000_000, 0) == 5
+    with pytest.raises(SettingError, match="no price of 'other-deployment'"):
+        make_judge("other-deployment", **given, budget=0.01)
+    with pytest.raises(BudgetSpent):
+        later.ask_many([(f"Question {number}?", None) for number in range(9)])
+
+
+def test_an_entry_says_which_price_was_told_and_what_is_not_known(server: Any, tmp_path: Path) -> None:
+    task = registry().task("mmhal")
+    unknown = asked(server, tmp_path / "l.sqlite", "my-judge")
+    assert judge_facts(task, unknown)["judge cost"] == "not known of 1 calls"
+    told = judge_facts(task, asked(server, tmp_path / "other.sqlite", "my-judge", price="0,0"))
+    assert told["judge price"] == "0,0"
+    assert "judge cost" not in told
+
+
+def test_exported_calls_keep_their_cached_tokens_and_earlier_ones_have_none(server: Any, tmp_path: Path) -> None:
+    answer_as(server, served="gpt-4o", usage=count(1000, 100, prompt_tokens_details={"cached_tokens": 7}))
+    ledger = asked(server, tmp_path / "l.sqlite", "gpt-4o").client.ledger
+    ledger.export(tmp_path / "calls.jsonl")
+    row = json.loads((tmp_path / "calls.jsonl").read_text(encoding="utf-8"))
+    for value, kept in ((7, 7), (None, 0)):
+        given = {name: each for name, each in (row | {"cached_tokens": value}).items() if each is not None}
+        (tmp_path / "given.jsonl").write_text(json.dumps(given), encoding="utf-8")
+        other = Ledger(tmp_path / f"{kept}.sqlite")
+        assert other.import_from(tmp_path / "given.jsonl") == (1, 0, 0)
+        assert [call.cached_tokens for call in other.calls()] == [kept]
+    for bad in ("7", -1, 0.5):
+        (tmp_path / "bad.jsonl").write_text(json.dumps(row | {"cached_tokens": bad}), encoding="utf-8")
+        with pytest.raises(StoreError, match="a field has the wrong type"):
+            Ledger(tmp_path / "bad.sqlite").import_from(tmp_path / "bad.jsonl")

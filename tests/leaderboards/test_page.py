@@ -53,6 +53,14 @@ def test_every_score_stands_in_the_table_with_its_interval_and_what_it_lacks(mak
     assert "Partial: what was scored on a part of a benchmark" in text
 
 
+def test_a_cost_that_is_not_known_is_no_zero(make_entry: MakeEntry) -> None:
+    judged = make_entry(judge="my-judge", cost=0.0, provenance={"judge cost": "not known of 9 calls"})
+    assert "unknown" in text_of(page([judged], title="Board"))
+    partly = make_entry(judge="my-judge", cost=1.5, provenance={"judge cost": "not known of 9 calls"})
+    assert "1.50 + unknown" in text_of(page([partly], title="Board"))
+    assert "unknown" not in text_of(page([make_entry(judge="gpt-4o", cost=1.5)], title="Board"))
+
+
 def test_a_cell_says_what_the_markdown_says_of_its_score(make_entry: MakeEntry) -> None:
     provenance = {"rows": "partial", "imported": "lm-eval <0.4>", "leaks": "12"}
     entry = make_entry(samples=50, unscored=1, failed=2, unparsed=3, provenance=provenance)
