@@ -3,6 +3,7 @@
     HarnessError
     ├── InputError               2   something that was given can't be used
     │   ├── UsageError           2   the command line itself
+    │   ├── NotReady             2   what a run needs and has not, all of it
     │   ├── UnknownName          2   a name that nothing has; says which are known
     │   ├── SettingError         2   a setting with a value it can't have, or one that would not act
     │   ├── RecipeError          2   a recipe, or a key in it
@@ -32,6 +33,7 @@ command says so in one line, and shows its place with `-v`.
 
 import difflib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 OK, FAILED, USAGE, REGRESSED, LOSSY, INTERRUPTED, NO_READER = 0, 1, 2, 3, 4, 130, 141
 """Exit codes: done; the run failed; what was given can't be used; the regression gate failed; finished, but too many
@@ -52,6 +54,31 @@ class InputError(HarnessError, ValueError):
 
 class UsageError(InputError):
     """The command line itself: options that contradict each other, a value that an option can't have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Something that is missing."""
+
+    what: str
+    why: str
+    command: str
+    """What brings it, or the option that names another."""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}; {self.command}"
+
+
+class NotReady(InputError):
+    """A run lacks things that it needs; nothing was started. Of several lines, one for each."""
+
+    def __init__(self, needs: Sequence[Need]) -> None:
+        self.needs = tuple(needs)
+        count = "one thing is" if len(needs) == 1 else f"{len(needs)} things are"
+        super().__init__("\n".join([f"{count} missing, and nothing was started:", *map(str, needs)]))
+
+    def __reduce__(self) -> tuple[type["NotReady"], tuple[tuple[Need, ...]]]:
+        return NotReady, (self.needs,)
 
 
 class UnknownName(InputError, LookupError):

@@ -33,6 +33,7 @@ from support.errors import (
     BudgetSpent,
     HarnessError,
     JudgeDown,
+    NotReady,
     UsageError,
     one_line,
 )
@@ -173,6 +174,8 @@ def complete_options(arguments: Sequence[str]) -> list[str]:
 
 
 def _message_of(error: Exception) -> str:
+    if isinstance(error, NotReady):
+        return "\nharness: ".join(map(one_line, str(error).splitlines()))
     shown = getattr(error, "format_message", None)  # click's errors
     return " ".join(str(shown() if shown else error).splitlines())
 

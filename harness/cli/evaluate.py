@@ -29,7 +29,7 @@ from harness.engine.config import EngineConfig, config_from
 from harness.evaluation.eval_settings import EvalSettings
 from harness.models.chat_settings import acts_on_served
 from harness.serving.settings import ServerSettings
-from support.errors import OK, SettingError, UsageError
+from support.errors import OK, Need, NotReady, SettingError, UsageError
 from support.parsing import parse_json
 from support.processes import world_size
 from support.secrets import redact
@@ -173,8 +173,8 @@ def eval_command(
     judge.check(context, any(task.judged for task in chosen))
     check_data(settings.data, chosen)
     rater = judge.make()
-    check_judge(rater, chosen, official_prompts=settings.official_prompts)
     if dry_run:
+        check_judge(rater, chosen, official_prompts=settings.official_prompts)
         named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in specs)
         print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], run.out)
         return _print_price(rater, chosen, settings)
@@ -182,6 +182,7 @@ def eval_command(
         (Path(given).as_posix() if Path(given).is_dir() else spec.name, replace(spec, strict=run.strict))
         for given, spec in zip(model, specs, strict=True)
     ]
+    needs = _find_needs(chosen, rater, settings, specs, run.max_failed)
     scorer = ModelScorer(
         tasks=chosen,
         judge=rater,
@@ -193,10 +194,25 @@ def eval_command(
         ledger=judge.ledger,
         fresh=run.fresh,
     )
+    scorer.require(needs, named_specs)
     with scorer.server or nullcontext():
         entries = _score_each(context, scorer, named_specs)
     _print_entries(entries, scorer.board, as_json)
     return exit_code_of(entries, run.max_failed)
+
+
+def _find_needs(
+    tasks: "list[TaskSpec]", judge: "Judge", settings: EvalSettings, models: "list[ModelSpec]", most_lost: float
+) -> "list[Need]":
+    """What is missing of data and weights; NotReady, with that, for a judge that can't rate."""
+    from harness.evaluation.preflight import find_needs, needs_of_judge, needs_of_models
+    from support.stages import Stages
+
+    with Stages():
+        needs = [*find_needs(tasks, settings, most_lost=most_lost), *needs_of_models(models)]
+    if refused := needs_of_judge(judge, tasks, settings):
+        raise NotReady([*needs, *refused])
+    return needs
 
 
 def _print_entries(entries: "Sequence[Entry]", board: "Board | None", as_json: bool) -> None:

@@ -16,7 +16,14 @@ import typer
 
 from harness.cli.options import DryRun, Json, Seed, print_plan, say
 from harness.cli.setting_options import with_settings
-from harness.cli.train_options import LAUNCH, LaunchOptions, change_recipe, run_folder_of, use_plain_trl
+from harness.cli.train_options import (
+    LAUNCH,
+    LaunchOptions,
+    change_recipe,
+    dataset_changes,
+    run_folder_of,
+    use_plain_trl,
+)
 from harness.runs.recipe_training import GPUS_PER_NODE, check_packages, find_layout, train_recipe
 from support.errors import LOSSY, OK, UsageError
 from support.processes import end_with_parent, is_launched, rank
@@ -147,18 +154,10 @@ def _find_recipe(
         raise UsageError("give either a recipe or --config, a configuration of VLFeedback's authors")
     given = {name: value for name, value in changes.items() if value is not None}
     top: dict[str, Any] = {name: given[name] for name in ("base", "seed") if name in given}
-    keys = {"data": "read", "images": "images", "limit": "limit"}
-    of_dataset = {key: given[name] for name, key in keys.items() if name in given}
-    if of_dataset and found.dataset is None:
-        raise UsageError(
-            f"recipe {found.name!r} reads no data: --data, --images and --limit are for recipes that have a [dataset]"
-        )
+    dataset: dict[str, Any] = {name: given[name] for name in ("data", "images", "limit") if name in given}
     if isinstance(found, PretrainingRecipe) and "base" in top:
         raise UsageError(f"recipe {found.name!r} starts from nothing: --base is for recipes that train a model")
-    if found.dataset is not None and of_dataset:
-        top["dataset"] = found.dataset.model_dump(exclude_unset=True) | of_dataset
-        if "data" in given:
-            top["dataset"] = _settle_data(top["dataset"], found.name, fetch)
+    top |= dataset_changes(found, dataset, fetch)
     with_options = change_recipe(found, top, f"recipe {found.name!r}, with what the options change")
     return use_plain_trl(with_options) if plain_trl else with_options, authors
 
@@ -171,18 +170,6 @@ def _print_training(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folde
     check_data(recipe, dataset)
     steps = training_steps(recipe, dataset, layout.world)
     print_plan(f"{recipe.name}: {recipe.trainer} on {recipe.base}", steps, folder)
-
-
-def _settle_data(dataset: dict[str, Any], recipe: str, fetch: bool) -> dict[str, Any]:
-    """[dataset] for the data of --data, without the recipe's keys that are for its own data alone; `fetch`: what is on
-    the hub may be downloaded to find out."""
-    from trainers.config.data import PreferenceFile
-    from trainers.data.read_preferences import settle_for
-
-    settled, gone = settle_for(PreferenceFile.model_validate(dataset), fetch=fetch)
-    if gone and not is_launched():
-        log.info(f"{settled.read}: other data than those of recipe {recipe!r}; its {', '.join(gone)} is not for them")
-    return settled.model_dump(exclude_unset=True)
 
 
 def _describe_mapping(config: "Config") -> str:

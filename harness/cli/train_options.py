@@ -1,15 +1,20 @@
 """Options of the commands that train, and what they change in a recipe."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.setting_options import OptionGroup, check_at_least
-from support.errors import RecipeError, UsageError
+from support.errors import RecipeError, SettingError, UsageError
+from support.processes import is_launched
+from support.shards import is_there
 
 if TYPE_CHECKING:
     from trainers.config.recipe import AnyRecipe, PreferenceRecipe, R
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,44 @@ class LaunchOptions:
     def __post_init__(self) -> None:
         check_at_least("--gpus", self.gpus, 1)
 
+
+@dataclass(frozen=True, kw_only=True)
+class RunDataOptions:
+    """Where the data are, of the tasks that a run scores and of its training."""
+
+    paths: tuple[str, ...] = ()
+    """TASK=PATH: read the task's data from there, as eval does; PATH or hub:OWNER/NAME: the pairs to train on, in place
+    of the recipe's; repeatable."""
+    images: str | None = None
+    """Folder or zip of the pictures of the pairs to train on."""
+    partial: bool = False
+    """Accept local data of tasks with missing rows; results are marked."""
+
+    def of_tasks(self, tasks: Collection[str]) -> dict[str, str]:
+        """Task -> its data."""
+        return {name: path for name, equals, path in self._parts() if equals and name in tasks}
+
+    def to_train_on(self, tasks: Collection[str]) -> dict[str, str]:
+        """What replaces the recipe's data; SettingError for data of a task that is not scored, and for several."""
+        others = [name + equals + path for name, equals, path in self._parts() if not (equals and name in tasks)]
+        for text in others:
+            name, equals, _ = text.partition("=")
+            if equals and not is_there(Path(text)):
+                raise SettingError(f"--data {text!r}: {name!r} is not among the tasks asked for: {', '.join(tasks)}")
+        if len(others) > 1:
+            raise SettingError(f"--data {others[0]!r} and {others[1]!r}: name the pairs to train on once")
+        return {"data": others[0]} if others else {}
+
+    def _parts(self) -> list[tuple[str, str, str]]:
+        return [text.partition("=") for text in self.paths]
+
+
+RUN_DATA = OptionGroup(
+    kind=RunDataOptions,
+    panel="Data",
+    table="data",
+    names={"paths": "data", "partial": "partial_data", "images": "images"},
+)
 
 LAUNCH = OptionGroup(kind=LaunchOptions, panel="Training", environment=False)
 
@@ -57,3 +100,29 @@ def change_recipe(recipe: "R", changes: Mapping[str, Any], what: str) -> "R":
         return parse_as(type(recipe), recipe.model_dump(exclude_unset=True) | dict(changes))
     except RecipeError as error:
         raise UsageError(f"{what}: {error}") from None
+
+
+def dataset_changes(recipe: "AnyRecipe", given: Mapping[str, Any], fetch: bool) -> dict[str, Any]:
+    """The recipe's [dataset] with other `data`, `images` or `limit`; nothing where none is given. UsageError for a
+    recipe that reads none. `fetch`: what is on the hub may be downloaded to find out what it is."""
+    if not given:
+        return {}
+    if recipe.dataset is None:
+        raise UsageError(
+            f"recipe {recipe.name!r} reads no data: --data, --images and --limit are for recipes that have a [dataset]"
+        )
+    keys = {"data": "read", "images": "images", "limit": "limit"}
+    dataset = recipe.dataset.model_dump(exclude_unset=True) | {keys[name]: value for name, value in given.items()}
+    return {"dataset": _settle_data(dataset, recipe.name, fetch) if "data" in given else dataset}
+
+
+def _settle_data(dataset: dict[str, Any], recipe: str, fetch: bool) -> dict[str, Any]:
+    """[dataset] for the data of --data, without the recipe's keys that are for its own data alone; `fetch`: what is on
+    the hub may be downloaded to find out."""
+    from trainers.config.data import PreferenceFile
+    from trainers.data.read_preferences import settle_for
+
+    settled, gone = settle_for(PreferenceFile.model_validate(dataset), fetch=fetch)
+    if gone and not is_launched():
+        log.info(f"{settled.read}: other data than those of recipe {recipe!r}; its {', '.join(gone)} is not for them")
+    return settled.model_dump(exclude_unset=True)

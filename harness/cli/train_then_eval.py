@@ -23,7 +23,16 @@ from harness.cli.options import (
 )
 from harness.cli.setting_options import OptionGroup, with_settings
 from harness.cli.train import submit_command
-from harness.cli.train_options import LaunchOptions, run_folder_of, use_plain_trl
+from harness.cli.train_options import (
+    RUN_DATA,
+    LaunchOptions,
+    RunDataOptions,
+    change_recipe,
+    dataset_changes,
+    run_folder_of,
+    use_plain_trl,
+)
+from harness.evaluation.eval_settings import EvalSettings
 from harness.runs.recipe_training import check_packages, find_layout
 from support.errors import FAILED, LOSSY, OK, REGRESSED, UsageError
 from support.processes import is_launched, world_size
@@ -55,7 +64,9 @@ class TrainingOptions(LaunchOptions):
 TRAINING = OptionGroup(kind=TrainingOptions, panel="Training", environment=False)
 
 
-@with_settings(config="train-then-eval", judge=JUDGE.but("batch", "repeats", name=None), training=TRAINING)
+@with_settings(
+    config="train-then-eval", data=RUN_DATA, judge=JUDGE.but("batch", "repeats", name=None), training=TRAINING
+)
 def train_then_eval_command(
     context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
@@ -71,6 +82,7 @@ def train_then_eval_command(
     dry_run: DryRun = False,
     as_json: Json = False,
     *,
+    data: RunDataOptions,
     judge: JudgeOptions,
     training: TrainingOptions,
 ) -> int:
@@ -79,17 +91,18 @@ def train_then_eval_command(
     Builds or reads preference data first, and gives the verdict at the end. After an interruption the same command
     continues.
     """
-    found = _find_recipe(recipe, tasks, seed, training)
+    found = _find_recipe(recipe, tasks, seed, training, data, fetch=not dry_run)
     folder = run_folder_of(out, found.name, seed)
     judge = replace(judge, name=judge.name or (found.data.judge if found.data else None) or "exact")
     judge.check(context)
     rater = judge.make()
-    _check_judge(rater, found)
     layout = _find_layout(found, folder, training, dry_run)
     if dry_run:
+        _check_judge(rater, found)
         return _print_steps(context, found, folder, training, layout, limit)
     if layout is not None and training.slurm is not None and not is_launched():
         return submit_command(context, folder, layout, training.slurm, dry_run=False)
+    from harness.runs.needs import require_run_ready
     from harness.runs.report import to_json, write_report
     from harness.runs.train_then_eval import train_then_eval
     from support.stages import Stages
@@ -97,9 +110,12 @@ def train_then_eval_command(
 
     if is_launched():
         check_world()
+    settings = EvalSettings(data=data.of_tasks(_names_of_tasks(found)), partial_data=data.partial, limit=limit)
     with Stages():
+        require_run_ready(found, folder, rater, settings)
         processes = layout if layout is not None and layout.needs_launch else None
         asked: dict[str, Any] = {"early_stop": training.early_stop, "remote_code": training.trust_remote_code}
+        asked["settings"] = settings
         outcome = train_then_eval(found, folder, rater, limit=limit, layout=processes, **asked)
         text = write_report(outcome)
     print(to_json(outcome) if as_json else text)
@@ -115,8 +131,17 @@ def _check_judge(judge: "Judge", recipe: "PreferenceRecipe") -> None:
     check_judge(judge, tasks_of(recipe))
 
 
-def _find_recipe(name: str, tasks: list[str] | None, seed: int | None, training: TrainingOptions) -> "PreferenceRecipe":
-    """The recipe with what the options change; UsageError if it can't be evaluated so."""
+def _find_recipe(
+    name: str,
+    tasks: list[str] | None,
+    seed: int | None,
+    training: TrainingOptions,
+    data: RunDataOptions,
+    *,
+    fetch: bool,
+) -> "PreferenceRecipe":
+    """The recipe with what the options change; UsageError if it can't be evaluated so. `fetch`: data on the hub may be
+    downloaded to find out what they are."""
     from harness.runs.checkpoint_selection import check_names
     from trainers.config.recipe import preference_recipe
 
@@ -124,10 +149,20 @@ def _find_recipe(name: str, tasks: list[str] | None, seed: int | None, training:
     if tasks:
         changes["tasks"] = split_names(tasks)
     found = preference_recipe(name, **changes)
+    given = data.to_train_on(_names_of_tasks(found)) | ({"images": data.images} if data.images is not None else {})
+    if given:
+        changed = dataset_changes(found, given, fetch)
+        found = change_recipe(found, changed, f"recipe {found.name!r}, with what the options change")
     if training.plain_trl:
         found = use_plain_trl(found)
     check_names(found, training.early_stop, training.named)
     return found
+
+
+def _names_of_tasks(recipe: "PreferenceRecipe") -> list[str]:
+    from harness.runs.checkpoint_selection import tasks_of
+
+    return [task.name for task in tasks_of(recipe)]
 
 
 def _find_layout(recipe: "PreferenceRecipe", folder: Path, training: TrainingOptions, dry_run: bool) -> "Layout | None":

@@ -49,6 +49,7 @@ def watch_command(
 
     After an interruption the same command continues.
     """
+    from harness.evaluation.preflight import require_ready
     from harness.models.adapter_host import AdapterHost
     from harness.models.load import register
     from harness.models.spec import find
@@ -67,6 +68,7 @@ def watch_command(
         find(given)  # an unknown base is the command's mistake
     find_complete_checkpoints(folder, QuietPeriod(settings.settle))  # so is a folder that is not there
     with Stages():
+        require_ready(chosen, rater, evaluation, models=[] if base is None else [find(base)])
         scoring = Scoring(
             board=Board(out / "board"),
             tasks=chosen,

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.evaluation.generate import keep_loaded, load_tasks
+from harness.models.hub import SECONDS, ask_hub
 from support.downloads import download
-from support.errors import BenchmarkDataError, first_line
+from support.errors import BenchmarkDataError, Need
 from support.images import problem_of
 from support.unpacking import unpack
 from tasks.data_folder import SourceFile, Sources, folder_of, sources_of, stored
@@ -27,19 +28,7 @@ from tasks.task_yaml import load_yaml
 log = logging.getLogger(__name__)
 
 LOADER: Final = "tasks.documents.load"
-SECONDS: Final = 10
-"""In which the hub must answer."""
 DATA_FILES: Final = (".parquet", ".jsonl", ".json", ".tsv", ".csv", ".zip")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Need:
-    """Something that is missing."""
-
-    what: str
-    why: str
-    command: str
-    """What brings it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +42,6 @@ class DataStatus:
     lost: int = 0
     """Documents whose picture can't be had."""
     needs: tuple[Need, ...] = ()
-    shows_scenes: bool = False
-    """Whether its pictures carry the scene graphs that the exact judge reads."""
 
     @property
     def ready(self) -> bool:
@@ -74,7 +61,7 @@ def look_at(
     `keep`: what was read is used by the run that comes next, in this process."""
     given = (data or {}).get(task.name) or stored(task.name)
     if task.data == "embedded":
-        return DataStatus(task=task.name, where="in the package", shows_scenes=True)
+        return DataStatus(task=task.name, where="in the package")
     if task.dataset != LOADER:
         return DataStatus(task=task.name, where=task.data)
     if given is not None:
@@ -139,25 +126,14 @@ def _read(
         return DataStatus(task=task.name, where=where, needs=(_need_of(task, why),)), None
     docs = list(loaded.eval_docs)[:limit]
     problems = [found for doc in docs if (found := problem_of(str(doc.get(IMAGE) or "")))]
-    status = DataStatus(task=task.name, where=where, documents=len(docs), lost=len(problems))
-    if docs and not problems:
-        status = replace(status, shows_scenes=_shows_scene(loaded, docs[0]))
-    return status, loaded
-
-
-def _shows_scene(loaded: Any, doc: Mapping[str, Any]) -> bool:
-    try:
-        return any("scene" in image.info for image in loaded.doc_to_image(doc))
-    except OSError:
-        return False
+    return DataStatus(task=task.name, where=where, documents=len(docs), lost=len(problems)), loaded
 
 
 def _ask_hub(task: TaskSpec) -> DataStatus:
     where = f"{task.data}@{task.revision[:12]} on the hub"
     if _is_cached(task):
         return DataStatus(task=task.name, where=f"{where}, in its cache")
-    why = _why_not_on_hub(task)
-    if why is None:
+    if not (why := _why_not_on_hub(task)):
         return DataStatus(task=task.name, where=f"{where}, to be downloaded")
     need = Need(what=f"data of {task.name}", why=f"{where}: {why}", command=f"--data {task.name}=PATH")
     return DataStatus(task=task.name, where=where, needs=(need,))
@@ -181,27 +157,11 @@ def _is_id_cached(data: str, revision: str) -> bool:
     return any(path.suffix in DATA_FILES for path in Path(folder).rglob("*"))
 
 
-def _why_not_on_hub(task: TaskSpec) -> str | None:
-    """Why the hub does not give a task's data, by their first id; None if it does by any."""
-    reasons = [_why_no_id(data, task.revision) for data in task.hub_ids]
-    return reasons[0] if all(reasons) else None
+def _why_not_on_hub(task: TaskSpec) -> str:
+    """Why the hub does not give a task's data, by their first id; "" if it does by any."""
 
+    def ask(data: str) -> str:
+        return ask_hub(lambda hub: hub.dataset_info(data, revision=task.revision, timeout=SECONDS))[0]
 
-def _why_no_id(data: str, revision: str) -> str | None:
-    from httpx2 import HTTPError
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
-
-    try:
-        HfApi().dataset_info(data, revision=revision, timeout=SECONDS)
-    except GatedRepoError:
-        return "is gated for you: accept its terms on its page and set HF_TOKEN"
-    except RepositoryNotFoundError:
-        return "is not there"
-    except OfflineModeIsEnabled:
-        return "is not in the cache, and HF_HUB_OFFLINE is set"
-    except (OSError, HTTPError) as error:
-        return f"is not in the cache, and the hub can't be reached ({first_line(error)})"
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return "is not in the cache, and what answers is no hub"
-    return None
+    reasons = [ask(data) for data in task.hub_ids]
+    return reasons[0] if all(reasons) else ""

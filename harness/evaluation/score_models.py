@@ -17,12 +17,13 @@ from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.make_judge import check_judge
 from harness.models.adapter_host import AdapterHost
-from harness.models.fetch import fetch
+from harness.models.fetch import cached, fetch
 from harness.models.served_identity import end_run, identified, is_of_one_run
 from harness.models.spec import ModelSpec
 from harness.serving.model_server import known_of
 from harness.serving.server_host import ServerHost
 from leaderboards.board.board import Board
+from support.errors import HarnessError, Need, NotReady
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 
@@ -89,6 +90,21 @@ class ModelScorer:
             )
         _log_time(evaluation)
         return evaluation
+
+    def require(self, needs: Sequence[Need], models: Sequence[tuple[str, ModelSpec]]) -> None:
+        """NotReady where things are missing, unless the board has the scores of all these models, with their names."""
+        if needs and not all(self._is_done(spec, name) for name, spec in models):
+            raise NotReady(needs)
+
+    def _is_done(self, spec: ModelSpec, name: str) -> bool:
+        """Whether the board has the scores of a model whose weights are here."""
+        if self.board is None or self.fresh or not cached(spec):
+            return False
+        try:
+            spec = replace(fetch(spec), fresh=self.fresh)
+            return on_board(self.board, spec, name, self.tasks, self.judge, self.settings, self.engine)
+        except HarnessError:
+            return False
 
     def _name_run(self, name: str) -> str:
         """What the same command does again after a kill."""

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from harness.models.base_names import ADAPTER_CONFIG
 from harness.models.spec import BASE_OPTION, ModelSpec, on_base
@@ -135,6 +135,13 @@ def _download(spec: ModelSpec) -> Path:
             f"and {why}; get it where there is a network (hf download {spec.pretrained}), or name a copy by "
             f"{option} FOLDER"
         ) from None
+
+
+def files_to_download(spec: ModelSpec, info: Any) -> int | None:
+    """Bytes of the files that `fetch` would take of a repository, as the hub describes it; None without their sizes."""
+    sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
+    found = [sizes[name] for name in _wanted(sizes, code=spec.remote_code)]
+    return None if None in found or not found else sum(found)
 
 
 def _wanted(names: Iterable[str], *, code: bool = False) -> list[str]:

@@ -67,17 +67,17 @@ def train_then_eval(
     judge: Judge,
     *,
     limit: int | None = None,
-    split: str | None = None,
+    settings: EvalSettings | None = None,
     early_stop: Sequence[str] = (),
     layout: Layout | None = None,
     remote_code: bool = False,
 ) -> Outcome:
     """Do, or finish, the run of `recipe` in `out`; `limit` bounds instructions (or rows read) and documents a task.
 
-    `early_stop` names probes, "task" or "task.metric": training ends once one is significantly worse than the base's.
-    `layout`: processes that train, while this one does all else; None = this one trains. `remote_code`: code of the
-    recipe's models may run. InputError for a probe that
-    the recipe's tasks don't have; RunError.
+    `settings`: how models are scored, but for this limit and the recipe's seed. `early_stop` names probes, "task" or
+    "task.metric": training ends once one is significantly worse than the base's. `layout`: processes that train, while
+    this one does all else; None = this one trains. `remote_code`: code of the recipe's models may run. InputError for a
+    probe that the recipe's tasks don't have; RunError.
     """
     tasks = tasks_of(recipe)
     probes = [probe(name, tasks) for name in early_stop]
@@ -86,10 +86,10 @@ def train_then_eval(
     with hold_run_folder(out):
         claim(out, recipe, limit)
         register()
-        settings = EvalSettings(limit=limit, seed=recipe.seed, split=split)
-        run = _Run(recipe, out, judge, tasks, probes, settings, remote_code)
+        scored = replace(settings or EvalSettings(), limit=limit, seed=recipe.seed)
+        run = _Run(recipe, out, judge, tasks, probes, scored, remote_code)
         run.score_base()
-        data = prepare_training_data(recipe, out, judge, tasks, run.seconds, remote_code=remote_code)
+        data = prepare_training_data(recipe, out, judge, tasks, run.seconds, scored, remote_code=remote_code)
         arms, stop = run.train_arms(data, layout)
         failed = run.score_checkpoints(arms)
         checkpoints = run.list_checkpoints(arms)

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.datasets.contamination import leaks_of
 from harness.datasets.pool import PoolModels
 from harness.engine.stage_timer import StageTimer
+from harness.evaluation.eval_settings import EvalSettings
 from harness.models.served_identity import end_run
 from support.errors import RunError
 from support.files import atomic_write_text
@@ -55,11 +57,12 @@ def prepare_training_data(
     judge: Judge,
     tasks: Sequence[TaskSpec],
     seconds: StageTimer,
+    scored: EvalSettings,
     *,
     remote_code: bool = False,
 ) -> TrainingData:
-    """Build or read the recipe's pairs, and look for the tasks' pictures in them. `remote_code`: code of the pool's
-    models may run. RunError if there are no pairs."""
+    """Build or read the recipe's pairs, and look for the tasks' pictures in them. `scored` says where the tasks' data
+    are; `remote_code`: code of the pool's models may run. RunError if there are no pairs."""
     source = recipe.preferences
     bad_rows = 0
     if isinstance(source, Data):
@@ -74,7 +77,7 @@ def prepare_training_data(
         built, pairs, held_out, mark, summary = None, read.train, read.held_out, read.digest, read.summary()
         bad_rows = read.bad_rows
     with seconds("look for leaks"):
-        leaks = _find_leaks(pairs, mark, tasks, out / "data")
+        leaks = _find_leaks(pairs, mark, tasks, out / "data", scored)
     if leaked := ", ".join(f"{task} ({rows} rows)" for task, rows in leaks.items() if rows):
         log.info("training data show pictures of %s", leaked)
     log.info("%d preference pairs: %s", len(pairs), summary)
@@ -97,7 +100,9 @@ def _build(recipe: PreferenceRecipe, data: Data, folder: Path, judge: Judge, rem
     return built
 
 
-def _find_leaks(pairs: Sequence[Preference], mark: str, tasks: Sequence[TaskSpec], folder: Path) -> dict[str, int]:
+def _find_leaks(
+    pairs: Sequence[Preference], mark: str, tasks: Sequence[TaskSpec], folder: Path, scored: EvalSettings
+) -> dict[str, int]:
     """Rows of the training data that show a task's picture, by task; kept in `leaks.json`."""
     path = folder / "leaks.json"
     key = {"data": mark, "tasks": {task.name: task.version for task in tasks}}
@@ -107,6 +112,7 @@ def _find_leaks(pairs: Sequence[Preference], mark: str, tasks: Sequence[TaskSpec
             if held["of"] == key:
                 return {str(task): int(rows) for task, rows in held["rows_with_image"].items()}
     rows = len({pair.row for pair in pairs})
-    leaks = leaks_of(pairs, tasks, cache=folder / IMAGE_FACTS, total=rows)
+    where: dict[str, Any] = {"data": scored.data, "partial_data": scored.partial_data}
+    leaks = leaks_of(pairs, tasks, cache=folder / IMAGE_FACTS, total=rows, **where)
     atomic_write_text(path, json.dumps({"of": key, **leaks.to_json()}, indent=1))
     return leaks.summary()

@@ -276,7 +276,7 @@ def test_documents_are_shown_as_a_model_sees_them(tmp_path: Path, capsys: pytest
     (
         (["--data", "mme"], 2, "--data 'mme': must be TASK=PATH"),
         (["--data", "pope=/x"], 2, "'pope' is not among the tasks asked for: mme"),
-        (["--data", "mme=/nowhere"], 1, "mme: --data /nowhere: no such file or folder"),
+        (["--data", "mme=/nowhere"], 2, "mme: --data /nowhere: no such file or folder"),
     ),
 )
 def test_what_is_wrong_with_given_data_is_one_line(
@@ -294,7 +294,7 @@ def test_rows_that_are_missing_are_an_error_unless_they_may_be(
     place = write_parquet(tmp_path, MME)
     command = ["eval", "--model", "scenes-early", "--tasks", "mme", "--data", f"mme={place}", "--out"]
     command.append(str(tmp_path / "run"))
-    assert run(command) == 1
+    assert run(command) == 2
     assert "has 12 rows, the benchmark 2374; --partial-data scores what is there" in capsys.readouterr().err
     assert run([*command, "--partial-data", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)["entries"]

@@ -80,7 +80,9 @@ def entry(server: Files, path: str) -> str:
 
 def facts(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
     code = run(["data", *words, "--json"])
-    (found,) = json.loads(capsys.readouterr().out)["tasks"]
+    shown = capsys.readouterr()
+    assert shown.out, shown.err
+    (found,) = json.loads(shown.out)["tasks"]
     return code, found
 
 

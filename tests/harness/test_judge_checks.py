@@ -36,7 +36,7 @@ def test_eval_asks_no_model_for_answers_that_the_judge_cant_rate(
 ) -> None:
     command = ["eval", "--model", "openai:m", "--model-url", server.url, "--tasks", "scenes_mmhal,mmhal,mmvet"]
     assert run([*command, "--out", str(tmp_path), *more]) == 2
-    assert capsys.readouterr().err == REFUSED
+    assert capsys.readouterr().err.endswith(REFUSED)
     assert not server.log
     assert not list(tmp_path.iterdir())
 

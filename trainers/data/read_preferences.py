@@ -33,7 +33,7 @@ from trainers.data.pair_rules import PairCounts, best_answers, pair_up, rule_of,
 from trainers.data.pair_split import prompt_key, split
 from trainers.data.rows import Preference
 from trainers.data.usable_pairs import PairFilter, describe_left_out, facts_of
-from trainers.data.vlfeedback_format import Seen, fetch, fetch_public, holds_rows, read_rows
+from trainers.data.vlfeedback_format import REPOSITORY, REVISION, Seen, fetch, fetch_public, holds_rows, read_rows
 
 log = logging.getLogger(__name__)
 
@@ -156,10 +156,17 @@ def locate(read: str) -> Path:
         return fetch_public()
     if not read.startswith(HUB):
         return Path(read)
+    return fetch(*hub_id_of(read), _FILES)
+
+
+def hub_id_of(read: str) -> tuple[str, str | None]:
+    """Id and revision of data on the hub. DataError."""
+    if read == PUBLIC:
+        return REPOSITORY, REVISION
     match = _HUB_ID.fullmatch(read.removeprefix(HUB))
     if match is None:
         raise DataError(f"[dataset] read = {read!r}: write it as {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
-    return fetch(match["id"], match["revision"], _FILES)
+    return match["id"], match["revision"]
 
 
 def _pairs_of_rows(path: Path, images: Path | None, dataset: PreferenceFile) -> tuple[list[Preference], str, int]:
