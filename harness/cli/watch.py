@@ -83,6 +83,10 @@ def watch_command(
         watched = watch(folder, scoring, settings, shown=reporter.show)
         text = reporter.show(watched)
     print(json.dumps(watched.to_json()) if as_json else text)
+    return _exit_code_of(watched, reporter)
+
+
+def _exit_code_of(watched: "Watched", reporter: "_Reporter") -> int:
     if watched.failed:
         return say(f"{len(watched.failed)} checkpoints are not scored", FAILED)
     if reporter.unscored:
