@@ -76,8 +76,7 @@ class JudgeOptions(JudgeSettings):
     """Which judge rates, and how it is asked."""
 
     name: str | None = EXACT
-    """Judge of judged tasks: exact (scene graphs), or a model of an OpenAI-compatible server (azure:, gemini:,
-    anthropic:NAME by their own variables)."""
+    """Judge of judged tasks: exact (scene graphs), or a model of a server (NAME, azure:NAME, gemini:, anthropic:)."""
     url: str | None = None
     """URL of the judge's server; default: OPENAI_BASE_URL, else OpenAI."""
     key: str | None = None
