@@ -53,18 +53,23 @@ def tables_below(folder: Path) -> list[Path]:
     return sorted(path for path in found if not any(part.startswith(".") for part in _parts(folder, path)))
 
 
-def choose_tables(folder: Path, *, config: str | None, splits: Sequence[str], wanted: Wanted) -> list[list[Path]]:
+def choose_tables(
+    folder: Path, *, config: str | None, splits: Sequence[str], wanted: Wanted, kinds: Sequence[str] = TABLES
+) -> list[list[Path]]:
     """The files of the task's table in a folder, those of one split in one list; an empty list where it has no table.
+
+    Only files of these `kinds` are looked into: COCO's annotations are .json, too, and each is one large object.
 
     Of files that don't have the `wanted` columns all are returned: whoever reads them says what is missing. DataError
     where the folder has only several other splits than those of the task.
     """
     found = tables_below(folder)
-    listed = _listed_by_readme(folder, config, splits)
+    own, listed = _listed_by_readme(folder, config, splits)
     chosen = [path for path in found if path in listed]
     if not chosen:
-        chosen = _of_split(folder, _of_config(folder, found, config), splits)
-    chosen = _of_kind(chosen, wanted)
+        own_files = [path for path in found if path in own] or _of_config(folder, found, config)
+        chosen = _of_split(folder, own_files, splits)
+    chosen = _of_kind(chosen, wanted, kinds)
     if left := [path for path in found if path not in chosen]:
         log.info("%s: read: %s; left alone: %s", folder, _list_names(folder, chosen), _list_names(folder, left))
     by_split: dict[str | None, list[Path]] = {}
@@ -76,14 +81,21 @@ def choose_tables(folder: Path, *, config: str | None, splits: Sequence[str], wa
 # By README.md.
 
 
-def _listed_by_readme(folder: Path, config: str | None, splits: Sequence[str]) -> set[Path]:
-    """The files that the header of README.md gives for a configuration and its splits; none where it says nothing."""
+def _listed_by_readme(folder: Path, config: str | None, splits: Sequence[str]) -> tuple[set[Path], set[Path]]:
+    """The files that the header of README.md gives for a configuration, and for its splits; none where it does not say
+    so."""
     entry = _choose_entry(_read_configs(folder / "README.md"), config)
     files, base = entry.get("data_files"), str(entry.get("data_dir") or "")
-    parts = [one for one in files if isinstance(one, dict)] if isinstance(files, list) else []
+    listed = files if isinstance(files, list) else [files or "**/*"] if files or base else []
+    parts = [one for one in listed if isinstance(one, dict)]
     own = _matching({place: str(part.get("split")) for place, part in enumerate(parts)}, splits)
-    named = [parts[place].get("path") for place in own]
-    patterns = [pattern for paths in named for pattern in (paths if isinstance(paths, list) else [paths])]
+    of_splits = [parts[place].get("path") for place in own]
+    plain = [one for one in listed if isinstance(one, str)]
+    return _glob_all(folder, base, plain), _glob_all(folder, base, of_splits)
+
+
+def _glob_all(folder: Path, base: str, named: Sequence[object]) -> set[Path]:
+    patterns = [pattern for one in named for pattern in (one if isinstance(one, list) else [one])]
     return {file for pattern in patterns for file in _glob_inside(folder, base, pattern)}
 
 
@@ -176,9 +188,9 @@ def _words(name: str) -> list[str]:
     return [word for word in re.split(r"[-_. ]", name.lower()) if word]
 
 
-def _of_kind(files: Sequence[Path], wanted: Wanted) -> list[Path]:
+def _of_kind(files: Sequence[Path], wanted: Wanted, kinds: Sequence[str]) -> list[Path]:
     """Of the first kind of which files hold the wanted columns, these; all files where none do."""
-    for kind in TABLES:
+    for kind in kinds:
         if found := [path for path in files if path.suffix.lower() == kind and _may_hold(path, wanted)]:
             return found
     return list(files)

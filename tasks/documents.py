@@ -254,13 +254,17 @@ def _choose_tables(source: DocumentSource, folder: Path) -> list[list[Path]]:
     """The hub's table in a folder, else VLMEvalKit's of this task among its others, else whatever may be one."""
     kit = TABLES_OF_KIT.get(source.task)
     named = [file for file in tables_below(folder) if kit and file.name in kit.files]
+    has_own = source.rows_from is not None or source.rows_from_folder is not None
+    kinds = [kind for kind in TABLES if not (has_own and kind == ".json")]
+    wanted = partial(_has_columns, source)
     try:
-        found = choose_tables(folder, config=source.config, splits=source.splits, wanted=partial(_has_columns, source))
+        found = choose_tables(folder, config=source.config, splits=source.splits, wanted=wanted, kinds=kinds)
     except DataError:
         if len(named) != 1:
             raise
         return [named]
-    is_hubs = any(file.suffix.lower() != ".tsv" and _file_has_columns(source, file) for part in found for file in part)
+    others = [file for part in found for file in part if file.suffix.lower() in kinds and file not in named]
+    is_hubs = any(file.suffix.lower() != ".tsv" and _file_has_columns(source, file) for file in others)
     return [named] if len(named) == 1 and not is_hubs else found
 
 

@@ -98,6 +98,22 @@ def test_the_cards_header_says_which_files_are_the_tables(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    "entry",
+    (
+        {"data_files": "questions/*"},
+        {"data_files": ["questions/*"]},
+        {"data_dir": "questions"},
+        {"data_dir": "questions", "data_files": [{"split": "test", "path": ["test-*"]}]},
+    ),
+)
+def test_a_card_may_name_a_configurations_files_without_their_splits(entry: Row, tmp_path: Path) -> None:
+    write(tmp_path, shards({"questions/test": "right", "questions/train": "no", "data/test": "no"}, "mmvet"))
+    config = {"config_name": "default", **entry}
+    (tmp_path / "README.md").write_text(f"---\n{json.dumps({'configs': [config]})}\n---\n")
+    assert questions("mmvet", tmp_path) == ["right"]
+
+
+@pytest.mark.parametrize(
     "path", ("../outside/test-*", "/etc/*", "https://example.org/test-*", "[", "**/../../*", None, 7, "nothing-*")
 )
 def test_a_card_leads_nowhere_else(path: object, tmp_path: Path) -> None:
@@ -183,6 +199,24 @@ def test_a_zip_without_lfs_says_so(tmp_path: Path) -> None:
     (tmp_path / "response_template.json").write_text(json.dumps([row("mmhal", "right")]))
     with pytest.raises(BenchmarkDataError, match=r"test_data\.zip is a Git LFS pointer"):
         questions("mmhal", tmp_path)
+
+
+def test_large_json_beside_a_tasks_own_layout_is_not_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks import data_files
+
+    looked_at: list[Path] = []
+
+    def counted(path: Path) -> list[str]:
+        looked_at.append(path)
+        return []
+
+    monkeypatch.setattr(data_files, "columns", counted)
+    (tmp_path / "instances_val2014.json").write_text("{}")
+    with pytest.raises(BenchmarkDataError):
+        questions("chair", tmp_path)
+    assert looked_at == []
 
 
 def test_links_of_the_hubs_cache_are_tables(tmp_path: Path) -> None:
