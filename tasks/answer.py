@@ -49,3 +49,12 @@ class Answer(str):
         answer.cut, answer.limited, answer.raw = cut, limited, raw
         answer.choices, answer.no_choices = choices or {}, no_choices
         return answer
+
+
+def without_leading_space(text: str) -> str:
+    """An answer of a server, whose detokenizer goes on with the prompt, so that the first word of a SentencePiece model
+    has its space before it; with what is known of it."""
+    if isinstance(text, FailedAnswer) or not text.startswith(" "):
+        return text
+    known = {name: getattr(text, name, None) for name in Answer.__slots__}
+    return Answer(text[1:], **{name: value for name, value in known.items() if value is not None})

@@ -47,6 +47,7 @@ NOT_A_USERS: Final = {
     "the row has none": "a part of a message",
     " more such rows)": "a part of a message",
     "no truth value": "a part of a message",
+    "another value": "a part of a message",
     "a finite number": "a part of a message",
     " (did you mean ": "a part of a message",
     ", by too_long = 'drop'": "a part of a message",

@@ -16,8 +16,8 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,19 +30,32 @@ from harness.models.early_stops import EarlyStops, stopped_by, told_of, why_no_e
 from harness.models.next_token_logprobs import ASKED, Weighed, told_in, weigh
 from harness.models.question_order import Asked, by_image
 from harness.models.served_identity import FINGERPRINT, fingerprint_in, identified, name_in_ledger
+from harness.models.served_sampling import (
+    OF_REQUESTS,
+    Decoding,
+    check_settings,
+    decoding_of,
+    given_settings,
+    is_left_out,
+    left_to_server,
+    parameters_of,
+    sampling_in_words,
+    settings_sent,
+)
+from harness.models.server_facts import ServerFacts
 from harness.models.spec import ModelSpec
-from support.errors import ModelError, SettingError
+from support.errors import ModelError
 from support.images import image_digest
-from tasks.answer import Answer, FailedAnswer
+from tasks.answer import Answer, FailedAnswer, without_leading_space
 from tasks.early_exit import Reads
 from tasks.judges import prices
 from tasks.judges.addresses import Server, server_of
 from tasks.judges.capabilities import capabilities_of, host_of
 from tasks.judges.chat_client import ChatClient
 from tasks.judges.ledger import LEDGER, Ledger
-from tasks.judges.protocol import Sampling
+from tasks.judges.parameters import Parameters
 from tasks.judges.replies import NOT_SAID, OnlyThoughts, Reply, read_answer
-from tasks.judges.requests import NAMED_BY_COMPLETION_TOKENS, Request, image_part, key_of, limit_of, messages_of
+from tasks.judges.requests import Request, image_part, key_of, messages_of
 from tasks.thoughts import answer_of
 
 if TYPE_CHECKING:
@@ -55,28 +68,14 @@ PLACE: Final = "<image>"
 SYSTEM: Final = "<|system|>"
 USER: Final = "<|user|>"
 """What parts a system message from the prompt, in a context that has one."""
-DEFAULT_TOKENS: Final = 256
-"""Limit of an answer, for tasks that set none."""
-MOST_STOPS: Final = 4
-"""Stop sequences that a server takes; the answer is cut at all of them here."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoding(Sampling):
-    """What a task asks of decoding."""
-
-    until: tuple[str, ...] = ()
-    top_p: float | None = None
-    seed: int | None = None
 
 
 class OpenAIVisionLM(LM):
     """See the module's docstring.
 
     `url` is an address or a server, by default OPENAI_BASE_URL, else OpenAI's; `key` is by default OPENAI_API_KEY.
-    `identity` names in the ledger what is behind a URL that is another one next time. `seed_by_question` mixes the seed
-    with what is asked: with one seed for all, a server would sample every answer with the same chances. Progress is
-    reported as `stage`.
+    `identity` names in the ledger what is behind a URL that is another one next time; `facts` are what the server says
+    of itself. Progress is reported as `stage`. SettingError for a setting that would not act.
     """
 
     MULTIMODAL = True
@@ -90,17 +89,18 @@ class OpenAIVisionLM(LM):
         identity: str | None = None,
         ledger: Path | None = None,
         settings: ServedModelSettings | None = None,
-        seed_by_question: bool = False,
+        facts: ServerFacts | None = None,
         stage: str = "",
     ) -> None:
         super().__init__()
         server = url if isinstance(url, Server) else server_of(url, name=model, key=key)
         self.model, self.settings = model, settings or ServedModelSettings()
-        self.takes = capabilities_of(model, host_of(server.url))
-        self.thinks = self.takes.temperature is None
-        if self.thinks and self.settings.temperature is not None:
-            raise SettingError(f"temperature = {self.settings.temperature}: would not act: {model} takes none")
-        self.takes_seed, self.stage = seed_by_question, stage
+        self.stage, self.facts = stage, facts or ServerFacts()
+        takes = capabilities_of(model, host_of(server.url), self.facts.kind)
+        self.takes = takes.at(self.settings.reasoning_effort)
+        self.takes_seed = False
+        """Whether each question has a seed of its own: with one for all, a server would sample every answer with the
+        same chances."""
         self.identity = identity or server.shown
         """What names the server in the ledger."""
         self.digests: Mapping[str, str] = {}
@@ -109,7 +109,7 @@ class OpenAIVisionLM(LM):
         """Of the servers that replied."""
         self.hints: TaskHints = {}
         """Where an answer may end early, and for which first tokens likelihoods are wanted, by task or request."""
-        thinks = self.takes.thinks or self.settings.thinking_tokens > 0
+        thinks = self.takes.thinks or self.settings.thinking_tokens > 0 or self.settings.enable_thinking is True
         self.early = EarlyStops(lambda: why_no_early_stops(self.client.server, model, thinks=thinks))
         self.shortened: dict[str, Reads] = {}
         """What decides the answers that were asked to end early, by their names in the ledger."""
@@ -117,20 +117,38 @@ class OpenAIVisionLM(LM):
         """Names in the ledger of what was asked with the likelihoods of its first token."""
         self.keys: set[str] = set()
         """Names in the ledger of what was asked so far."""
+        self.sampling: set[tuple[tuple[str, str], ...]] = set()
+        """How tokens of the answers were chosen, as it was sent: names and values."""
         self.client = ChatClient(model, server, ledger=Ledger(ledger or LEDGER), settings=self.settings)
+        self.client.parameters = Parameters(model, takes=takes)
+        self.require(given_settings(self.settings))
 
     @classmethod
     def of(
-        cls, spec: ModelSpec, *, ledger: Path | None = None, hints: "TaskHints | None" = None, **settings: Any
+        cls,
+        spec: ModelSpec,
+        *,
+        ledger: Path | None = None,
+        hints: "TaskHints | None" = None,
+        given: Collection[str] = (),
+        seed_by_question: bool = False,
+        **settings: Any,
     ) -> "OpenAIVisionLM":
-        """The model of a spec, whose server is asked who it is; ServerError if it is not there."""
+        """The model of a spec, whose server is asked who it is; ServerError if it is not there. `given` names the
+        settings that were given, at their defaults or not; `seed_by_question` mixes the seed with what is asked."""
         spec = identified(spec, ledger)
         server = server_of(spec.url, name=spec.pretrained, variable=spec.key)
         identity = json.dumps(spec.digests, sort_keys=True) if spec.digests else None
-        lm = cls(spec.pretrained, url=server, identity=identity, ledger=ledger, **settings)
-        lm.client.fresh, lm.digests = spec.fresh, spec.digests
+        lm = cls(spec.pretrained, url=server, identity=identity, ledger=ledger, facts=spec.server, **settings)
+        lm.client.fresh, lm.digests, lm.takes_seed = spec.fresh, spec.digests, seed_by_question
         lm.hints = hints or {}
+        lm.require(given)
         return lm
+
+    def require(self, given: Collection[str]) -> None:
+        """SettingError if one of these settings would not act; the run ends with one if the server refuses it."""
+        check_settings(self.settings, given, self.model, self.takes, self.facts)
+        self.client.parameters.asked |= parameters_of(self.settings, given, self.facts)
 
     @property
     def tokenizer_name(self) -> str:
@@ -184,7 +202,7 @@ class OpenAIVisionLM(LM):
         replies = self.client.ask_many(questions(), self.read, stage=stage, total=len(asked))
         for place, ((one, request), reply) in enumerate(zip(sent, replies, strict=True)):
             given = replies.lost[place] if reply is None else reply
-            if one.early is not None and not self.early.is_settled(given, one.hint, one.early):
+            if one.early is not None and not self.early.is_settled(without_leading_space(given), one.hint, one.early):
                 one.early, one.is_undecided = None, True
                 again.append(one)
             else:
@@ -193,7 +211,7 @@ class OpenAIVisionLM(LM):
 
     def _finish(self, one: Asked, reply: str, request: Request) -> str:
         """The answer in a reply, with what is known beside its words."""
-        answer = _cut_at(answer_of(reply), one.full.until)
+        answer = without_leading_space(_cut_at(answer_of(reply), one.full.until))
         call = self.client.ledger.call(request.key) if one.choices or one.early is not None else None
         if isinstance(answer, FailedAnswer) or call is None:
             return answer
@@ -204,25 +222,9 @@ class OpenAIVisionLM(LM):
 
     def _plan(self, request: Instance) -> Asked:
         hint = self.hints(request) if callable(self.hints) else self.hints.get(request.task_name or "")
-        full = self._decoding(request.args[1], _split_context(request.args[0])[0])
+        system, _ = _split_context(request.args[0])
+        full = decoding_of(request.args[1], self.settings, system=system, model=self.model)
         return Asked(request=request, full=full, hint=hint)
-
-    def _decoding(self, given: Mapping[str, Any], system: str | None) -> Decoding:
-        own = self.settings
-        until = given.get("until") or ()
-        until = tuple(end for end in ([until] if isinstance(until, str) else until) if end)
-        tokens = own.max_new_tokens or given.get("max_gen_toks", DEFAULT_TOKENS)
-        chosen: dict[str, Any] = {"seed": given.get("seed")}
-        if given.get("do_sample"):
-            known = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "seed")
-            # 0 and 1 switch most of them off (top_k, num_beams, repetition_penalty).
-            unknown = sorted(name for name, value in given.items() if name not in known and value not in (None, 0, 1))
-            if unknown:
-                raise ModelError(f"{self.model}: a server of chat completions has no setting {', '.join(unknown)}")
-            chosen |= {"temperature": given.get("temperature"), "top_p": given.get("top_p")}
-        if own.temperature is not None:
-            chosen |= {"temperature": own.temperature, "top_p": own.top_p}
-        return Decoding(system=system, max_tokens=tokens + own.thinking_tokens, until=until, **chosen)
 
     def _question(self, one: Asked) -> Request | FailedAnswer:
         """How one request of lm-eval's is sent; its images are opened here."""
@@ -277,7 +279,7 @@ class OpenAIVisionLM(LM):
             if piece.strip():
                 content.append({"type": "text", "text": piece})
                 named.append(piece)
-        sent = self._settings_sent(decoding)
+        sent = settings_sent(decoding, self.settings, self.model, self.takes, self.facts)
         facts = {
             "answers": 1,
             "model": self.model,
@@ -289,15 +291,9 @@ class OpenAIVisionLM(LM):
         }
         self.keys.add(key := key_of(facts))
         body = {"model": self.model, "messages": messages_of(decoding.system, content if images else text), **sent}
+        seed = {"seed": "by question"} if self.takes_seed else {}
+        self.sampling.add(sampling_in_words(self.client.parameters.fit({**sent, **seed})))
         return Request(body=body, key=key, tokens=tokens, label=label, max_tokens=decoding.max_tokens)
-
-    def _settings_sent(self, decoding: Decoding) -> dict[str, Any]:
-        settings: dict[str, Any] = limit_of(self.model, decoding.max_tokens or DEFAULT_TOKENS)
-        if not self.model.startswith(NAMED_BY_COMPLETION_TOKENS):  # such models refuse all three
-            stops = list(decoding.until[:MOST_STOPS]) or None
-            settings |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "stop": stops}
-        settings["seed"] = self.settings.seed if decoding.seed is None else decoding.seed
-        return {name: value for name, value in settings.items() if value is not None}
 
     def read(self, body: Any, request: Request) -> Reply:
         """The answer in a body, which may be empty. TransientError, PermanentError."""
@@ -340,10 +336,18 @@ class OpenAIVisionLM(LM):
         calls = [call for call in self.client.ledger.calls() if call.key in self.keys]
         served = {call.served for call in calls} - {NOT_SAID}
         found = {"asked": self.model, "served": ", ".join(sorted(served)), "server": self.client.server.shown}
-        if self.thinks:
+        thinks = self.takes.temperature is None
+        if thinks:
             found["decoding"] = "the server's own"
+        asked = {call.asked for call in calls}
+        # What was refused in the course of this run, or of the one that paid.
+        never = {name for name in OF_REQUESTS if asked and all(is_left_out(name, words) for words in asked)}
+        sent = [{name: value for name, value in one if name not in never} for one in sorted(self.sampling)]
+        own = {name for one in sent if not thinks for name in left_to_server(self.takes, self.facts, one)}
         more = {
-            "parameters": "" if self.thinks else "; ".join(sorted({call.asked for call in calls} - {""})),
+            "parameters": "" if thinks else "; ".join(sorted(asked - {""})),
+            "sampling": "; ".join(", ".join(f"{name} {value}" for name, value in one.items()) for one in sent),
+            "sampling of the server's own": ", ".join(sorted(own)),
             "images": self.settings.images_in_words(),
             "prompt suffix": self.settings.prompt_suffix,
             "fingerprints": ", ".join(sorted(self.fingerprints)),

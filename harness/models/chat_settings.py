@@ -23,14 +23,32 @@ class ServedModelSettings(ImageSettings):
     """Sampling temperature, in place of what each task says."""
     top_p: float | None = None
     """Probability mass that is sampled from; needs a temperature above 0."""
+    top_k: int | None = None
+    """How many of the likeliest tokens are sampled from; needs a temperature above 0."""
+    min_p: float | None = None
+    """Least probability of a sampled token, as a share of the likeliest one's; needs a temperature above 0."""
+    repetition_penalty: float | None = None
+    """Divides the logits of tokens that were there before; 1 does nothing."""
+    presence_penalty: float | None = None
+    """Taken off the logits of tokens that the answer has."""
+    frequency_penalty: float | None = None
+    """The same for each time that the answer has them."""
+    enable_thinking: bool | None = None
+    """Whether the model thinks before it answers, where its chat template has this switch."""
+    reasoning_effort: str | None = None
+    """How much it thinks, as its server calls that: none, minimal, low, medium, high."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.top_p is not None and not self.temperature:
-            raise SettingError(f"top_p = {self.top_p}: would not act without a temperature above 0")
+        idle = [name for name in SAMPLED_ONLY if getattr(self, name) is not None and not self.temperature]
+        if idle:
+            value = getattr(self, idle[0])
+            raise SettingError(f"{idle[0]} = {value}: would not act without a temperature above 0")
 
 
-_OTHER_NAMES: Final = {"suffix": "prompt_suffix"}
+SAMPLED_ONLY: Final = ("top_p", "top_k", "min_p")
+"""Settings that act on sampled answers alone."""
+OTHER_NAMES: Final = {"suffix": "prompt_suffix"}
 _OF_NO_MATTER: Final = ("answers", "hints")
 """Engine settings that may be given for any model: the ledger keeps the answers of a served one."""
 
@@ -38,14 +56,14 @@ _OF_NO_MATTER: Final = ("answers", "hints")
 def acts_on_served(name: str) -> bool:
     """True if this engine setting may be given for a model behind a server."""
     known = [setting.name for setting in settings_of(ServedModelSettings)]
-    return name in _OF_NO_MATTER or _OTHER_NAMES.get(name, name) in known
+    return name in _OF_NO_MATTER or OTHER_NAMES.get(name, name) in known
 
 
 def served_settings(model: str, given: Mapping[str, Any]) -> ServedModelSettings:
     """The settings of a model behind a server, from those of the engine that were given. SettingError for one that
     would not act."""
     known = [setting.name for setting in settings_of(ServedModelSettings)]
-    values = {_OTHER_NAMES.get(name, name): value for name, value in given.items() if name not in _OF_NO_MATTER}
+    values = {OTHER_NAMES.get(name, name): value for name, value in given.items() if name not in _OF_NO_MATTER}
     for name, value in values.items():
         if name not in known:
             raise SettingError(

@@ -27,7 +27,7 @@ from tasks.thoughts import MARKS, answer_of, is_decided
 
 if TYPE_CHECKING:
     from harness.engine.jobs import Hints
-    from harness.models.chat_model import Decoding
+    from harness.models.served_sampling import Decoding
     from tasks.judges.addresses import Server
 
 APART: Final = (".openai.com", ".azure.com", ".azure-api.net", ".googleapis.com", ".anthropic.com")

@@ -90,11 +90,13 @@ def load(
     stage = f"answers of {spec.name}"
     if spec.backend == "openai":
         from harness.models.chat_model import OpenAIVisionLM
-        from harness.models.chat_settings import served_settings
+        from harness.models.chat_settings import OTHER_NAMES, served_settings
 
         own = {"suffix": spec.prompt_suffix} if spec.prompt_suffix else {}
         settings = served_settings(spec.name, own | engine.given())
-        return OpenAIVisionLM.of(spec, ledger=ledger, settings=settings, hints=hints, stage=stage)
+        names = [OTHER_NAMES.get(name, name) for name in engine.given()]
+        more: dict[str, Any] = {"hints": hints, "given": names}
+        return OpenAIVisionLM.of(spec, ledger=ledger, settings=settings, stage=stage, **more)
     import torch
 
     from harness.engine.lm import SharedImageLM

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from harness.engine.jobs import Hints
-    from harness.models.chat_model import Decoding
+    from harness.models.served_sampling import Decoding
 
 
 @dataclass(kw_only=True)

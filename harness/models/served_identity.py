@@ -24,10 +24,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
+from harness.models.chat_templates import chat_template_of
 from harness.models.configuration import identity_of_folder
 from harness.models.file_digests import WEIGHTS
+from harness.models.first_token import lacks_first_token
+from harness.models.server_facts import SERVED_BY, ServerFacts, ask_facts
 from harness.models.spec import ModelSpec
-from support.errors import ServerError, first_line, one_line
+from support.errors import ModelError, ServerError, first_line, one_line
 from support.secrets import redact
 from tasks.judges.addresses import Server, proxy_of, server_of
 from tasks.judges.bodies import read_json
@@ -74,21 +77,25 @@ JUST_NOW: Final = 30.0
 
 
 def identified(spec: ModelSpec, ledger: Path | None = None, *, run: str = "", fresh: bool = False) -> ModelSpec:
-    """`spec` with digests that tell which model its server has now; ServerError if the server is not there.
+    """`spec` with digests that tell which model its server has now, and with what that says of itself; ServerError if
+    the server is not there.
 
     `run` names what is done, for a server that tells no models apart: its answers are kept until `end_run`; without a
     name, or with `fresh`, none of before are used. Any other spec is returned as it is.
     """
-    if spec.backend != "openai" or spec.digests or (SNAPSHOT.fullmatch(spec.pretrained) and not spec.version):
+    if spec.backend != "openai" or spec.server is not None:
+        return spec
+    dated = SNAPSHOT.fullmatch(spec.pretrained) is not None
+    if dated and not (spec.version or spec.digests):
         return spec
     server = server_of(spec.url, name=spec.pretrained, variable=spec.key)
-    told = {"version": spec.version} if spec.version else {}
-    more: dict[str, str] = {}
-    if not told:
-        listed = run_in_thread(_list_models(server, spec.name))
-        told, more = _find_facts(listed, spec.pretrained)
+    listed, facts = ([], ServerFacts()) if dated else run_in_thread(_ask_server(server, spec))
+    spec = _read_files(replace(spec, server=facts, folder=spec.folder or _find_folder(listed, spec.pretrained)))
+    if spec.digests:  # of weights that it was started with
+        return replace(spec, digests={**facts.facts(), **spec.digests})
+    told, more = ({"version": spec.version}, {}) if spec.version else _find_facts(listed, spec.pretrained)
     own = ", ".join(f"{name} {value}" for name, value in sorted(told.items()))
-    digests = {"weights": f"{spec.pretrained}@{server.shown}" + (f" ({own})" if own else "")}
+    digests = {"weights": f"{spec.pretrained}@{server.shown}" + (f" ({own})" if own else ""), **facts.facts()}
     if more:
         digests["server says"] = json.dumps(more, sort_keys=True)
     if told and not spec.version and (mark := _find_fingerprint(server, spec.pretrained, digests, ledger)):
@@ -96,6 +103,18 @@ def identified(spec: ModelSpec, ledger: Path | None = None, *, run: str = "", fr
     if not told:
         digests[RUN] = _open_run(_name_scope(run, digests), ledger, fresh) if run else uuid4().hex
     return replace(spec, digests=digests)
+
+
+def _read_files(spec: ModelSpec) -> ModelSpec:
+    """`spec` with what its files, if they are here, say of its prompts."""
+    if spec.server is None or spec.folder is None:
+        return spec
+    try:
+        template = chat_template_of(spec)
+    except ModelError:  # the server has one of its own
+        return spec
+    lacks = spec.server.program.adds_tokens and lacks_first_token(spec, template)
+    return replace(spec, server=replace(spec.server, template=template.text, lacks_first_token=lacks))
 
 
 def _open_run(scope: str, ledger: Path | None, fresh: bool) -> str:
@@ -159,32 +178,40 @@ def _name_scope(run: str, digests: Mapping[str, str] | None = None) -> str:
     return f"{run}\n" + (json.dumps(digests, sort_keys=True) if digests is not None else "")
 
 
-async def _list_models(server: Server, name: str) -> list[dict[str, Any]]:
-    """The models that the server lists, `created` only where it stays; empty where it lists none. ServerError."""
+async def _ask_server(server: Server, spec: ModelSpec) -> tuple[list[dict[str, Any]], ServerFacts]:
+    """The models that the server lists, `created` only where it stays, and what it says of itself; empty where it says
+    nothing. ServerError."""
     import openai
 
     from tasks.judges.http_client import RedirectRefused, UnreadableAnswer
 
     async with server.connect(PATIENCE) as connection:
         try:
-            first, clock = await _ask_for_list(connection)
-            recent = [model for model in first if _is_recent(model.get("created"), clock)]
-            if recent:
-                await asyncio.sleep(1.2)  # times have whole seconds
-                again, _ = await _ask_for_list(connection)
-                times = {str(model.get("id")): model.get("created") for model in again}
-                for model in recent:
-                    if times.get(str(model.get("id"))) != model["created"]:
-                        del model["created"]
-            return first
+            listed, clock = await _ask_for_list(connection)
+            if not (spec.digests or spec.version):
+                await _drop_changing_times(connection, listed, clock)
+            return listed, await ask_facts(connection, server, listed, spec.digests.get(SERVED_BY, ""))
         except openai.APITimeoutError:
-            return []
+            return [], ServerFacts()
         except openai.APIConnectionError as error:
             if isinstance(error.__cause__, RedirectRefused | UnreadableAnswer):
-                return []  # no list; what the calls meet is told by them
+                return [], ServerFacts()  # no list; what the calls meet is told by them
             why = first_line(error.__cause__ or error)
             by = f" (by the proxy {proxy})" if (proxy := proxy_of(server.url)) else ""
-            raise ServerError(f"{name}: {server.shown}: no connection{by}: {redact(why)}") from None
+            raise ServerError(f"{spec.name}: {server.shown}: no connection{by}: {redact(why)}") from None
+
+
+async def _drop_changing_times(connection: "AsyncOpenAI", listed: list[dict[str, Any]], clock: float) -> None:
+    """Take `created` out of models that are created anew each time they are listed."""
+    recent = [model for model in listed if _is_recent(model.get("created"), clock)]
+    if not recent:
+        return
+    await asyncio.sleep(1.2)  # times have whole seconds
+    again, _ = await _ask_for_list(connection)
+    times = {str(model.get("id")): model.get("created") for model in again}
+    for model in recent:
+        if times.get(str(model.get("id"))) != model["created"]:
+            del model["created"]
 
 
 async def _ask_for_list(connection: "AsyncOpenAI") -> tuple[list[dict[str, Any]], float]:
@@ -235,6 +262,18 @@ def _find_facts(listed: list[dict[str, Any]], asked: str) -> tuple[dict[str, str
         if len(told) == 1 or not _tells(on):
             return {}, more | told
     return told, more
+
+
+def _find_folder(listed: list[dict[str, Any]], asked: str) -> Path | None:
+    """Where the files of a listed model, or of its base, lie on this machine; None where they do not."""
+    by_name = {model.get("id"): model for model in listed}
+    own = by_name.get(asked, listed[0] if len(listed) == 1 else {})
+    for model in (by_name.get(own.get("parent"), {}), own):
+        if isinstance(root := model.get("root"), str) and root:
+            with suppress(OSError, ValueError, RuntimeError):
+                if (Path(root).expanduser() / "tokenizer_config.json").is_file():
+                    return Path(root).expanduser()
+    return None
 
 
 def _find_root(model: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 from harness.engine.chat_template import ChatTemplate
 from harness.models.base_names import ADAPTER_CONFIG, NamedBase, holds_weights, is_folder, named_base
+from harness.models.server_facts import ServerFacts
 from support.errors import InputError, ModelError, did_you_mean
 from support.files import check_regular_files
 from tasks.judges.addresses import server_of
@@ -43,6 +44,8 @@ class ModelSpec:
     backend: Literal["transformers", "openai"] = "transformers"
     digests: Mapping[str, str] = field(default_factory=dict)
     """What answers behind a server: the weights it was started with, or what it says of them."""
+    server: ServerFacts | None = None
+    """What its server says of itself, once it was asked."""
     url: str | None = None
     """The server of backend "openai"; None: OPENAI_BASE_URL, else OpenAI's."""
     key: str | None = None

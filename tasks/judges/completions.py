@@ -62,9 +62,7 @@ async def complete(connection: "AsyncOpenAI", body: Mapping[str, Any]) -> bytes:
     try:
         # As it came: the official client checks no field, and raises what it happens to meet.
         named = {name: body[name] for name in ("model", "messages")}
-        more = {
-            name: value for name, value in body.items() if name not in named
-        }  # also what the client has no name for
+        more = {name: value for name, value in body.items() if name not in named}  # also what it has no name for
         response = await connection.chat.completions.with_raw_response.create(**named, extra_body=more)
     except openai.APIStatusError as error:
         refusal, status = error.response, error.status_code

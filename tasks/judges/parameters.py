@@ -6,14 +6,14 @@ refusals.
     in_words(asked, sent)                   # "temperature: not settable, max_completion_tokens"
 
 What names a reply in the ledger is the request as the protocol has it, so a reply is found whatever was learnt. What
-the user asked for is never left out: a server that refuses it ends the run with a JudgeError.
+the user asked for is never left out: a server that refuses it ends the run with a SettingError.
 """
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from support.errors import JudgeError
+from support.errors import SettingError
 from tasks.judges.capabilities import LIMITS, Capabilities, capabilities_of
 from tasks.judges.failures import NoReply, PermanentError
 from tasks.judges.refused_parameters import (
@@ -81,7 +81,7 @@ class Parameters:
 
     def learn(self, failure: NoReply, sent: Mapping[str, Any]) -> None:
         """Take from a failure how to ask this model, which is told once; the next `fit` shows whether that helps.
-        JudgeError for a parameter that the user asked for."""
+        SettingError for a parameter that the user asked for."""
         spent = isinstance(failure, LimitSpent) or (isinstance(failure, PermanentError) and is_of_limit(failure))
         if spent and self.makes_room and sent.keys() & {*LIMITS}:
             if not self.needs_room and not self.takes.at(sent.get("reasoning_effort")).thinks:
@@ -93,7 +93,7 @@ class Parameters:
                 log.info("%s: asked with a limit of %d tokens: %s", self.model, ROOM, failure.why)
         elif isinstance(failure, PermanentError) and (name := refused_parameter(failure, sent)) is not None:
             if name in self.asked:
-                raise JudgeError(f"{self.model}: {self.asked[name]}: not settable, the server says: {failure.why}")
+                raise SettingError(f"{self.model}: {self.asked[name]}: not settable, the server says: {failure.why}")
             self._learn_name(name, sent, failure)
 
     def _drops(self, name: str, value: Any, takes: Capabilities) -> bool:

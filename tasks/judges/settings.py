@@ -46,7 +46,10 @@ class ClientSettings:
         return None if self.price is None else read_price(self.price, "price")
 
 
-MAY_BE_ZERO = ("retry_unread", "seed", "structured", "temperature", "thinking_tokens")
+MAY_BE_ZERO = (
+    *("retry_unread", "seed", "structured", "temperature", "thinking_tokens", "enable_thinking"),
+    *("min_p", "presence_penalty", "frequency_penalty"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,7 +165,7 @@ def test_settings_of_a_task_reach_the_server(server: Any, path: Path) -> None:
     names = ("temperature", "top_p", "seed", "max_tokens", "stop")
     sent = [[entry.get(name) for name in names] for entry in server.log]
     assert sent == [[0.0, None, 0, 16, None], [0.7, 0.9, 5, 16, None], [0.0, None, None, 1256, None]]
-    with pytest.raises(ModelError, match="has no setting top_k"):
+    with pytest.raises(SettingError, match=r"top_k = 50: would not act: gpt-4o-2024-11-20 takes none \(openai-chat\)"):
         lm.generate_until([asking("d", do_sample=True, top_k=50)])
 
 
@@ -290,7 +290,8 @@ def test_a_second_run_makes_no_call_and_says_who_answered(server: Any, path: Pat
     last = lm_of(server, path)
     last.generate_until(requests)
     assert len(server.log) == 6
-    assert last.provenance() == {"asked": MODEL, "served": f"another-model, {MODEL}", "server": server.url}
+    told = {"sampling": "temperature 0, seed 0"}
+    assert last.provenance() == {"asked": MODEL, "served": f"another-model, {MODEL}", "server": server.url} | told
 
 
 def test_another_server_is_another_model(server: Any, path: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from harness.cli.main import run
 from harness.evaluation.eval_settings import judge_facts, judge_name
 from harness.evaluation.make_judge import make_judge
-from support.errors import JudgeError, SettingError
+from support.errors import SettingError
 from tasks.judges.batch import BatchJudge
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
@@ -147,7 +147,7 @@ def test_what_only_the_server_refuses_ends_the_run_with_its_words(name: str, ser
     server.answer = lambda request: REFUSALS[name] if name in json.dumps(request) else (200, body("Rating: 4"))
     judge = made(server.url, tmp_path, "m", **settings.get(name, {"structured": True}))
     picture = Image.new("RGB", (8, 8))
-    with pytest.raises(JudgeError, match="not settable, the server says: refused request"):
+    with pytest.raises(SettingError, match="not settable, the server says: refused request"):
         judge.ask_many([(f"Question {n}", picture) for n in range(20)], label="mmhal")
     assert len(server.log) <= 2
     assert not list(judge.client.ledger.calls())
@@ -165,7 +165,7 @@ def test_a_batch_that_refuses_a_setting_ends_the_run_and_keeps_what_was_paid(
         return {**row, "response": {"status_code": 400, "body": refusal}} if place == 0 else row
 
     server.spoil = refuse_first
-    with pytest.raises(JudgeError, match="reasoning_effort = low: not settable"):
+    with pytest.raises(SettingError, match="reasoning_effort = low: not settable"):
         judge.ask_many(prompts(3))
     assert len(list(judge.client.ledger.calls())) == 2
     assert {sent["reasoning_effort"] for sent in server.log} == {"low"}
