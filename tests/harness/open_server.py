@@ -32,6 +32,8 @@ class OpenServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                if not self.path.endswith("/chat/completions"):
+                    return self.send(404, {"detail": "Not Found"})
                 if own.refuses in body:
                     words = f"{own.refuses}: Extra inputs are not permitted"
                     return self.send(400, {"error": {"message": words, "type": "x", "param": own.refuses, "code": 400}})
