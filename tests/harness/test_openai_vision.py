@@ -16,8 +16,9 @@ from PIL import Image
 from harness.cli.main import run
 from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.evaluate import evaluate
-from harness.models.chat_model import Decoding, OpenAIVisionLM
+from harness.models.chat_model import OpenAIVisionLM
 from harness.models.chat_settings import ServedModelSettings, served_settings
+from harness.models.served_sampling import Decoding
 from harness.models.spec import ModelSpec
 from support.errors import JudgeDown, ModelError, SettingError
 from support.images import ImageRef, keep, picture

@@ -15,9 +15,10 @@ from PIL import Image
 
 from harness.engine.jobs import Hints
 from harness.evaluation.generate import early_exit_hints
-from harness.models.chat_model import Decoding, OpenAIVisionLM
+from harness.models.chat_model import OpenAIVisionLM
 from harness.models.early_stops import NOT_SHOWN, OPENED, EarlyStops
 from harness.models.next_token_logprobs import NOT_GIVEN, REFUSED
+from harness.models.served_sampling import Decoding
 from harness.models.spec import ModelSpec
 from tasks.answer import Answer, FailedAnswer
 from tasks.early_exit import Reads

@@ -216,7 +216,13 @@ def test_what_no_server_can_do_is_refused_before_anything_is_asked(
     for sampled in (False, True):
         with pytest.raises(SettingError, match=f"{next(iter(given))} = .* in the task's generation_kwargs"):
             lm.generate_until([asking(do_sample=sampled, **given)])
-    idle = {"num_beams": 1, "length_penalty": 2.0, "bad_words_ids": None, "use_cache": True, "max_new_tokens": 5}
+    idle: dict[str, Any] = {
+        "num_beams": 1,
+        "length_penalty": 2.0,
+        "bad_words_ids": None,
+        "use_cache": True,
+        "max_new_tokens": 5,
+    }
     request = asking(**idle)
     del request.arguments[1]["max_gen_toks"]
     lm.generate_until([request])
