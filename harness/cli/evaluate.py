@@ -5,7 +5,7 @@ import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -216,28 +216,15 @@ def _find_needs(
 
 
 def _print_entries(entries: "Sequence[Entry]", board: "Board | None", as_json: bool) -> None:
+    from harness.evaluation.lost import list_lost
     from leaderboards.board.entry import to_json
     from leaderboards.views.markdown_report import leaderboard
 
     if as_json:
-        reasons = _list_reasons(board, entries)
+        reasons = list_lost(board, entries) if board is not None else []
         print(json.dumps({"entries": [to_json(entry) for entry in entries], "reasons": reasons}))
     else:
         print(leaderboard(entries))
-
-
-def _list_reasons(board: "Board | None", entries: "Sequence[Entry]") -> list[dict[str, Any]]:
-    """Why samples of these entries failed, stayed unscored or could not be read: by model, task and reason, with their
-    count and the id of one of them."""
-    from tasks.judges.reasons import list_reasons
-
-    tasks = {(entry.run, entry.task): entry.model for entry in entries if board is not None and entry.failures}
-    found = []
-    for (run, task), model in tasks.items():
-        samples = board.samples(run) if board is not None else []
-        lost = [(one.id, one.reason) for one in samples if one.task == task and one.reason is not None]
-        found += [{"model": model, "task": task, **asdict(reason)} for reason in list_reasons(lost)]
-    return found
 
 
 def _score_each(

@@ -203,6 +203,7 @@ def _print_steps(
 def _exit_code_of(outcome: "Outcome", training: TrainingOptions, max_failed: float) -> int:
     from harness.runs.outcome import unmet
     from harness.runs.training_alarms import IDLE
+    from tasks.judges.reasons import reasons_in_words
 
     if outcome.failed:
         return say(f"{len(outcome.failed)} checkpoints are not scored; the same command tries them again", FAILED)
@@ -212,5 +213,6 @@ def _exit_code_of(outcome: "Outcome", training: TrainingOptions, max_failed: flo
     if idle := "; ".join(alarm.words for alarm in outcome.alarms if alarm.name in IDLE):
         return say(idle, LOSSY)
     if outcome.data.failed > max_failed:
-        say(f"{outcome.data.failed:.0%} of the training data's answers and ratings failed", LOSSY)
+        why = reasons_in_words(outcome.data.reasons)
+        say(f"{outcome.data.failed:.0%} of the training data's answers and ratings failed: {why}", LOSSY)
     return max(exit_code_of(outcome.entries, max_failed), LOSSY if outcome.lost > max_failed else OK)

@@ -5,7 +5,13 @@ answer (unparsed). Official rules score unparsed answers, as wrong mostly; such 
 model, so that `--max-failed` counts them too.
 """
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from leaderboards.board.board import Board
+from leaderboards.board.entry import Entry
+from tasks.judges.reasons import list_reasons
 
 
 class Counted(Protocol):
@@ -43,3 +49,13 @@ def lost_in_words(result: Counted) -> str:
     found = [(count, name) for name, count in counts.items() if count]
     parts = [f"{count}{'' if place else f' of {result.samples}'} {name}" for place, (count, name) in enumerate(found)]
     return ", ".join(parts) + (f": {result.failures}" if parts and result.failures else "")
+
+
+def list_lost(board: Board, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Why samples of these entries failed, stayed unscored or could not be read: by model, task and reason, with their
+    count and the id of one of them."""
+    found = []
+    for (run, task), model in {(entry.run, entry.task): entry.model for entry in entries if entry.failures}.items():
+        lost = [(one.id, one.reason) for one in board.samples(run) if one.task == task and one.reason is not None]
+        found += [{"model": model, "task": task, **asdict(reason)} for reason in list_reasons(lost)]
+    return found

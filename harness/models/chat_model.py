@@ -120,7 +120,7 @@ class OpenAIVisionLM(LM):
         self.sampling: set[tuple[tuple[str, str], ...]] = set()
         """How tokens of the answers were chosen, as it was sent: names and values."""
         self.client = ChatClient(model, server, ledger=Ledger(ledger or LEDGER), settings=self.settings)
-        self.client.parameters = Parameters(model, takes=takes)
+        self.client.parameters = Parameters(model, room=not self.settings.thinking_tokens, takes=takes)
         self.require(given_settings(self.settings))
 
     @classmethod
@@ -297,8 +297,9 @@ class OpenAIVisionLM(LM):
 
     def read(self, body: Any, request: Request) -> Reply:
         """The answer in a body, which may be empty. TransientError, PermanentError."""
+        room = request.room + self.settings.thinking_tokens
         try:
-            answer = read_answer(body, limit=request.limit_sent)
+            answer = read_answer(body, limit=request.limit_sent, room=room)
         except OnlyThoughts as failure:
             if request.key not in self.shortened:
                 raise
@@ -345,7 +346,7 @@ class OpenAIVisionLM(LM):
         sent = [{name: value for name, value in one if name not in never} for one in sorted(self.sampling)]
         own = {name for one in sent if not thinks for name in left_to_server(self.takes, self.facts, one)}
         more = {
-            "parameters": "" if thinks else "; ".join(sorted(asked - {""})),
+            "parameters": "; ".join(sorted(asked - {""})),
             "sampling": "; ".join(", ".join(f"{name} {value}" for name, value in one.items()) for one in sent),
             "sampling of the server's own": ", ".join(sorted(own)),
             "images": self.settings.images_in_words(),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from harness.evaluation.lost import list_lost
 from harness.runs.checkpoint_selection import Selection
 from harness.runs.image_use_checks import ImageUseChecks
 from harness.runs.image_use_checks import render as render_checks
@@ -309,5 +310,7 @@ def to_json(outcome: Outcome) -> str:
             "stopped": None if outcome.stop is None else asdict(outcome.stop),
             "leaks": dict(outcome.data.leaks),
             "failed": dict(outcome.failed),
+            "reasons": list_lost(Board(outcome.out / "board"), outcome.entries),
+            "data reasons": [asdict(reason) for reason in outcome.data.reasons],
         }
     )

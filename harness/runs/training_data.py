@@ -17,6 +17,7 @@ from support.errors import RunError
 from support.files import atomic_write_text
 from support.parsing import parse_json
 from tasks.judges.protocol import Judge
+from tasks.judges.reasons import Reason
 from tasks.registry import TaskSpec
 from trainers.config.data import Data
 from trainers.config.recipe import PreferenceRecipe
@@ -49,6 +50,11 @@ class TrainingData:
     def failed(self) -> float:
         """Answers and ratings that could not be had, per instruction."""
         return 0.0 if self.built is None else self.built.failed / max(1, len(self.built.instructions))
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """Why, with counts and one example each."""
+        return [] if self.built is None else self.built.reasons
 
 
 def prepare_training_data(

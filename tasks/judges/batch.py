@@ -339,7 +339,7 @@ class BatchJudge(OpenAIJudge):
             return
         except NoReply as failure:
             parameters = self.client.parameters
-            parameters.learn(failure, sent)
+            parameters.learn(failure, sent, request.body)
             if parameters.fit(request.body) != sent:
                 self.client.ledger.bodies.drop(target)
             elif failure.paid or isinstance(failure, PermanentError):

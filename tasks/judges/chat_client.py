@@ -257,7 +257,7 @@ class _Round:
                         late = error.limited and self.pace.limit(error, sent)
                         raise
             except PermanentError as error:
-                self.pace.went_through(reply=not error.refused)
+                self.pace.went_through(reply=not error.hopeless)
                 raise
             except TransientError as error:
                 failure = error
@@ -338,7 +338,7 @@ class _Round:
                 facts["why"] = why
                 return client.take(Body(key=request.key, data=data, sent=sent, **facts), request, self.read)
             except NoReply as failure:
-                client.parameters.learn(failure, sent)
+                client.parameters.learn(failure, sent, request.body)
                 if client.parameters.fit(request.body) == sent:
                     raise
                 self.ledger.bodies.drop(request.key)

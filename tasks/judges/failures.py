@@ -46,11 +46,19 @@ class NoReply(Exception):
 
 class PermanentError(NoReply):
     """This question will never get a reply; `refused`: the server did not take the form of the request, and answered
-    `body` (JSON or text)."""
+    `body` (JSON or text); `hopeless`: what is asked in the same way fares no better, mostly."""
 
-    def __init__(self, why: str, usage: Usage | None = None, *, refused: bool = False, body: Any = None) -> None:
+    def __init__(
+        self,
+        why: str,
+        usage: Usage | None = None,
+        *,
+        refused: bool = False,
+        hopeless: bool = False,
+        body: Any = None,
+    ) -> None:
         super().__init__(why, usage)
-        self.refused, self.body = refused, body
+        self.refused, self.hopeless, self.body = refused, refused or hopeless, body
 
 
 class TransientError(NoReply):
@@ -76,6 +84,10 @@ FILTERED: Final = re.compile(
     "content_?filter|content_policy_violation|responsibleaipolicyviolation|data_?inspection_?failed|moderation|flagged",
     re.IGNORECASE,
 )
+_FILTERED_IN_WORDS: Final = re.compile(
+    r"(blocked|stopped|refused|filtered) by (a |the |our )?content[ _]filter", re.IGNORECASE
+)
+"""The same where there is no code; a server may quote what it was asked, so that single words tell nothing."""
 SPENT: Final = re.compile(
     r"insufficient[_ ](quota|balance|credit|fund)|exceeded_current_quota"
     r"|exceeded your (current|monthly|daily) (\w+ )?quota|billing_(hard_limit|not_active)|billing hard limit"
@@ -133,7 +145,7 @@ def failure_of(model: str, status: int, body: Any, headers: Mapping[str, str]) -
             return TransientError(f"too many requests{said and ': ' + said}{asks}", after, limited=True)
         return TransientError(why + asks, after)
     if status in (400, 422):
-        if FILTERED.search(" ".join(_find_codes(body))):
+        if FILTERED.search(" ".join(_find_codes(body))) or _FILTERED_IN_WORDS.search(said):
             return PermanentError("content filter")
         return PermanentError(f"refused request: {said or f'status {status}'}", refused=True, body=body)
     return PermanentError(why, refused=True)

@@ -118,7 +118,7 @@ class OpenAIJudge:
 
     def read(self, body: Any, request: Request) -> Reply:
         """The reply in a body, as it is kept: all of it, or where it is structured, the verdict alone."""
-        reply = read_verdict(body, cut_is_whole=request.cut_is_whole, limit=request.limit_sent)
+        reply = read_verdict(body, cut_is_whole=request.cut_is_whole, limit=request.limit_sent, room=request.room)
         if not self.settings.structured:
             return reply
         try:
@@ -136,8 +136,10 @@ class OpenAIJudge:
         return Replies(verdicts, {**dict.fromkeys(unread, FailedAnswer(NEVER_ENDED)), **replies.lost})
 
     def verdict_in(self, reply: str | None) -> str | None:
-        """What the benchmark's parser gets of a reply that was kept: all but its thoughts."""
-        return None if reply is None else without_thoughts(reply)
+        """What the benchmark's parser gets of a reply that was kept: all but its thoughts, and the space that a
+        server's detokenizer puts before the first word."""
+        verdict = None if reply is None else without_thoughts(reply)
+        return None if verdict is None else verdict.removeprefix(" ")
 
     def request_or_reason(
         self, question: Question, sampling: Sampling, repeat: int = 0, label: str = ""

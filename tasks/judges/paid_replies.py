@@ -217,7 +217,7 @@ class PaidReplies:
         if error.paid:
             self.unread[error.why] += 1
         self.ledger.fail(request.key, request.label, self.model, error.why)
-        is_refused = error.paid if isinstance(error, TransientError) else getattr(error, "refused", False)
+        is_refused = error.paid if isinstance(error, TransientError) else getattr(error, "hopeless", False)
         if is_refused:
             self._refusal = error.why
             if self.refusals.add(error.why) and may_end:

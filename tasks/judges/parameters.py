@@ -20,6 +20,7 @@ from tasks.judges.refused_parameters import (
     BY_VALUE,
     DETAIL,
     SYSTEM,
+    is_beyond_context,
     is_of_all_values,
     is_of_limit,
     refused_parameter,
@@ -31,8 +32,10 @@ from tasks.judges.replies import LimitSpent
 log = logging.getLogger(__name__)
 
 ROOM: Final = 4096
-"""Tokens for a judge's thoughts, on top of a protocol's limit, which means the verdict alone; and the limit where a
+"""Tokens for thoughts, on top of a protocol's limit, which means the answer or the verdict alone; and the limit where a
 protocol gives none and the server wants one."""
+LEAST_ROOM: Final = 256
+"""Tokens for thoughts where the model's context is too small for that."""
 OTHER_LIMIT: Final = dict(zip(LIMITS, reversed(LIMITS), strict=True))
 LIKELIHOODS: Final = ("logprobs", "top_logprobs")
 """Taken together or not at all."""
@@ -59,6 +62,8 @@ class Parameters:
         self.refused_values: set[tuple[str, float]] = set()
         self.limit, self.system = self.takes.limit, self.takes.system
         self.makes_room, self.needs_room = room, False
+        self.room = ROOM
+        """Tokens for thoughts, where some are given."""
         self.needs_limit = self.takes.needs_limit
         self._told: set[str] = set()
         """What was said once that the family does not take."""
@@ -66,7 +71,7 @@ class Parameters:
     def fit(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The request as this model takes it."""
         takes = self.takes.at(body.get("reasoning_effort"))
-        room = ROOM if self.makes_room and (takes.thinks or self.needs_room) else 0
+        room = self.room if self._gives_room(body) else 0
         fitted: dict[str, Any] = {}
         for name, value in body.items():
             if name in LIMITS:
@@ -79,22 +84,35 @@ class Parameters:
                 fitted[name] = value
         return fitted if self.limit in fitted or not self.needs_limit else fitted | {self.limit: ROOM}
 
-    def learn(self, failure: NoReply, sent: Mapping[str, Any]) -> None:
+    def learn(self, failure: NoReply, sent: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> None:
         """Take from a failure how to ask this model, which is told once; the next `fit` shows whether that helps.
-        SettingError for a parameter that the user asked for."""
+        `asked` is the request before it was fitted. SettingError for a parameter that the user asked for."""
         spent = isinstance(failure, LimitSpent) or (isinstance(failure, PermanentError) and is_of_limit(failure))
         if spent and self.makes_room and sent.keys() & {*LIMITS}:
-            if not self.needs_room and not self.takes.at(sent.get("reasoning_effort")).thinks:
+            if not self._gives_room(sent):
                 self.needs_room = True
-                log.warning("%s: %s; asked with %d tokens more for its thoughts", self.model, failure.why, ROOM)
+                log.warning("%s: %s; asked with %d tokens more for its thoughts", self.model, failure.why, self.room)
         elif isinstance(failure, PermanentError) and failure.refused and wants_limit(failure, sent):
             if not self.needs_limit:
                 self.needs_limit = True
                 log.info("%s: asked with a limit of %d tokens: %s", self.model, ROOM, failure.why)
+        elif isinstance(failure, PermanentError) and self._gives_room(sent) and is_beyond_context(failure):
+            self._shrink_room(failure, sent, asked or {})
         elif isinstance(failure, PermanentError) and (name := refused_parameter(failure, sent)) is not None:
             if name in self.asked:
                 raise SettingError(f"{self.model}: {self.asked[name]}: not settable, the server says: {failure.why}")
             self._learn_name(name, sent, failure)
+
+    def _gives_room(self, asked: Mapping[str, Any]) -> bool:
+        """Whether the limit of a request has room for thoughts."""
+        return self.makes_room and (self.needs_room or self.takes.at(asked.get("reasoning_effort")).thinks)
+
+    def _shrink_room(self, failure: NoReply, sent: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+        """Half the room for thoughts, where prompt, room and reply do not fit into the model's context together."""
+        before = next((asked[name] for name in LIMITS if name in asked), 0)
+        if sent.get(self.limit) == before + self.room and self.room // 2 >= LEAST_ROOM:  # else another call has done it
+            self.room //= 2
+            log.info("%s: asked with %d tokens for its thoughts: %s", self.model, self.room, failure.why)
 
     def _drops(self, name: str, value: Any, takes: Capabilities) -> bool:
         if name in self.left_out or (name in BY_VALUE and (name, value) in self.refused_values):

@@ -45,6 +45,9 @@ _OF_A_PARAMETER: Final = re.compile(
 _TOO_MUCH: Final = re.compile(
     r"too (large|long|high|big|many)|maximum context|context length|at most|exceed", re.IGNORECASE
 )
+_BEYOND_CONTEXT: Final = re.compile(
+    r"(maximum )?context (length|window|size)|max_(model_len|position|context)|n_ctx", re.IGNORECASE
+)
 _OF_ALL_VALUES: Final = re.compile(
     r"only (the default|1\b)|unsupported[_ ]parameter|deprecated|not permitted|extra_forbidden"
     r"|un(known|recogni[sz]ed) (name|field|param|request|arg)|not (supported|available|enabled) (with|for|by|on) ",
@@ -96,6 +99,11 @@ def wants_limit(refused: PermanentError, sent: Mapping[str, Any]) -> bool:
 def is_of_limit(refused: PermanentError) -> bool:
     """Whether a limit of tokens was spent before there was any reply."""
     return refused.refused and bool(_LIMIT_REACHED.search(_words_of(refused)))
+
+
+def is_beyond_context(refused: PermanentError) -> bool:
+    """Whether a refusal says that prompt and limit together are more than the model's context."""
+    return refused.refused and bool(_BEYOND_CONTEXT.search(_words_of(refused)))
 
 
 def wants_developer(why: str) -> bool:

@@ -38,7 +38,10 @@ class Reply:
 
 
 class LimitSpent(PermanentError):
-    """All tokens that a judge may write were spent before its verdict."""
+    """The tokens that a model may write were spent on its thoughts, before its answer or verdict was whole."""
+
+    def __init__(self, why: str, usage: Usage | None = None) -> None:
+        super().__init__(why, usage, hopeless=True)  # a model that does so each time is not asked on and on
 
 
 class OnlyThoughts(PermanentError):
@@ -85,44 +88,65 @@ REASONING: Final = (
     *("thinking", "thinking_blocks"),
 )
 """Fields beside the reply that hold thoughts: vLLM, SGLang, DeepSeek; OpenRouter, Ollama, newer vLLM; LiteLLM."""
+NOTHING_IN_LIMIT: Final = "no answer within the limit of tokens"
+CUT_BY_THOUGHTS: Final = "its thoughts took tokens of its answer, which was cut"
 MOST_TOKENS: Final = 2**24
 """No reply has more: such a count is none."""
 
 
-def read_answer(body: Any, *, limit: int | None = None) -> Reply:
+def read_answer(body: Any, *, limit: int | None = None, room: int = 0) -> Reply:
     """The answer of a model that is scored, which may be empty, but not where it has thoughts. `limit`: the tokens that
-    it could have."""
+    it could have, `room` those of them that are for thoughts."""
     reply, content, thought = _read(body, limit)
     answer = without_thoughts(reply.text)
+    thinks = _has_thoughts(body, thought, answer, reply)
+    if reply.limited and thinks and not room:  # a limit is of the answer alone
+        whole = NEVER_ENDED if answer is None else CUT_BY_THOUGHTS if answer.strip() else NOTHING_IN_LIMIT
+        raise LimitSpent(whole, reply.usage)
     if answer is None:
-        raise OnlyThoughts(NEVER_ENDED, reply.usage)
+        raise OnlyThoughts(NEVER_ENDED, reply.usage, hopeless=True)
     if not answer.strip():
         if reply.limited:  # the same again would cost the same again
-            raise OnlyThoughts("no answer within the limit of tokens", reply.usage)
+            raise OnlyThoughts(NOTHING_IN_LIMIT, reply.usage, hopeless=True)
         if thought or answer != reply.text:
-            raise OnlyThoughts(ONLY_THOUGHTS + thought, reply.usage)
+            raise OnlyThoughts(ONLY_THOUGHTS + thought, reply.usage, hopeless=True)
         if content is None:  # null is no answer, an empty one is
             raise TransientError("no content", answered=True, usage=reply.usage)
     return reply
 
 
-def read_verdict(body: Any, *, cut_is_whole: bool = False, limit: int | None = None) -> Reply:
-    """A judge's reply. `cut_is_whole`: the protocol's limit is so short that it ends replies which are whole."""
+def read_verdict(body: Any, *, cut_is_whole: bool = False, limit: int | None = None, room: int = 0) -> Reply:
+    """A judge's reply. `cut_is_whole`: the protocol's limit is so short that it ends replies which are whole; `limit`
+    and `room` as for answers."""
     reply, _, thought = _read(body, limit)
     verdict = without_thoughts(reply.text)
     if reply.limited and not (verdict or "").strip():
         spent = limit if limit is not None else reply.usage[1] if reply.usage else None
-        words = f"the judge spent all {spent or 'its'} tokens before its verdict"
-        raise LimitSpent(words, reply.usage, refused=True)  # a judge that does so each time is not asked on and on
+        raise LimitSpent(f"the judge spent all {spent or 'its'} tokens before its verdict", reply.usage)
     if verdict is None:
-        raise PermanentError("the judge's thoughts never ended", reply.usage)
+        raise PermanentError("the judge's thoughts never ended", reply.usage, hopeless=True)
     if not verdict.strip():
         if thought or verdict != reply.text:
-            raise PermanentError("no verdict beside the judge's thoughts" + thought, reply.usage)
+            raise PermanentError("no verdict beside the judge's thoughts" + thought, reply.usage, hopeless=True)
         raise TransientError("no content", answered=True, usage=reply.usage)
+    if reply.limited and not room and _has_thoughts(body, thought, verdict, reply):
+        raise LimitSpent("the judge's thoughts took tokens of its verdict, which was cut", reply.usage)
     if reply.limited and not cut_is_whole:
         raise PermanentError("the judge's reply was cut at the limit of tokens", reply.usage)
     return reply
+
+
+def _has_thoughts(body: Any, thought: str, words: str | None, reply: Reply) -> bool:
+    """Whether tokens of a reply went into thoughts: beside its words or among them, or counted without being sent."""
+    if thought or words != reply.text:
+        return True
+    usage = body.get("usage")
+    details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
+    for counts in (details, usage):  # OpenAI's, SGLang's
+        if isinstance(counts, Mapping) and (_count(counts.get("reasoning_tokens")) or 0) > 0:
+            return True
+    told = _count(usage.get("completion_tokens")) if isinstance(usage, Mapping) else None
+    return told is not None and reply.usage is not None and reply.usage[1] > told  # in the total alone
 
 
 def _read(body: Any, limit: int | None) -> tuple[Reply, str | None, str]:
@@ -248,7 +272,7 @@ def _spell_plainly(finish: Any) -> str:
 
 def _ended_by_limit(finish: Any, usage: Usage | None) -> bool:
     """Whether a reply ended by the limit of tokens rather than by itself; raises where it ended otherwise."""
-    reason = _spell_plainly(finish)
+    reason = _spell_plainly(finish).partition(":")[0]  # Gemini: "content_filter: SAFETY"
     if reason in ENDED or reason in LIMITED:
         return reason in LIMITED
     if reason in FILTERED:

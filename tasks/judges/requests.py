@@ -47,6 +47,11 @@ class Request:
         """The limit of a reply that the body has, under either name."""
         return next((self.body[name] for name in LIMITS if name in self.body), None)
 
+    @property
+    def room(self) -> int:
+        """Tokens for thoughts in it, on top of those of the reply."""
+        return max(0, (self.limit_sent or 0) - self.max_tokens) if self.max_tokens is not None else 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class NotAsked:

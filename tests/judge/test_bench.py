@@ -235,8 +235,10 @@ def test_thoughts_decide_nothing(server: Any, tmp_path: Path, capsys: pytest.Cap
     _, found = benched(capsys, command(server, tmp_path, "--limit", "5"))
     assert (found[FOLLOWS], found[FIRST]) == (100.0, 0.0)
     server.answer = completing(lambda request: thoughts)
-    result, _ = benched(capsys, command(server, tmp_path / "other", "--limit", "5"), code=4)
-    assert result["lost"] + result["unread"] == 5
+    result, _ = benched(capsys, command(server, tmp_path / "other", "--limit", "3"), code=4)
+    assert result["lost"] + result["unread"] == 3
+    assert run(command(server, tmp_path / "third", "--limit", "5")) == 1  # no reply of eight
+    assert "the first 8 requests were all refused: no verdict beside the judge's thoughts" in capsys.readouterr().err
 
 
 def test_a_key_that_is_refused_ends_the_run(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from support.errors import JudgeError, SettingError, StoreError
 from tasks.answer import Answer, FailedAnswer
+from tasks.judges.parameters import ROOM
 from tasks.judges.protocol import Sampling
 from tests.judge.reply_makers import THINKING, answers_of, body, judge_of, number_in, prompts, unsaid
 
@@ -62,10 +63,10 @@ def test_any_exception_of_one_question_is_its_reason(
 
 
 def test_a_question_that_cannot_be_made_ends_no_other(server: Any, tmp_path: Path) -> None:
-    class Broken:
-        size = (8, 8)
+    class Broken(Image.Image):
+        size, mode = (8, 8), "RGB"
 
-        def convert(self, mode: str) -> None:
+        def tobytes(self, *_: Any, **__: Any) -> bytes:
             raise OSError("broken data stream")
 
     judge = judge_of(server, tmp_path)
@@ -167,24 +168,27 @@ def test_a_candidate_s_thoughts_stay_beside_its_answer_also_out_of_the_ledger(se
         (answer,) = answers_of(server, tmp_path, until=["\n"])
         assert isinstance(answer, Answer)
         assert (answer, answer.raw, answer.limited) == ("No.", raw, True)
-    assert len(server.log) == 1
+    assert [entry["max_tokens"] for entry in server.log] == [9, 9 + ROOM]  # asked once more, with room for thoughts
 
 
 @pytest.mark.parametrize(
-    ("given", "why"),
+    ("given", "why", "calls"),
     (
-        (body("<think>Yes", "length"), "thoughts never ended"),
-        (body("", reasoning_content="No"), "no answer beside its thoughts"),
-        (body("", "length"), "no answer within the limit of tokens"),
-        (body([THINKING]), "no answer beside its thoughts"),
+        (body("<think>Yes", "length"), "thoughts never ended", 2),
+        (body("", "length", reasoning_content="No"), "no answer within the limit of tokens", 2),
+        (body("", reasoning_content="No"), "no answer beside its thoughts", 1),
+        (body("", "length"), "no answer within the limit of tokens", 1),
+        (body([THINKING]), "no answer beside its thoughts", 1),
     ),
 )
-def test_thoughts_without_an_answer_are_a_failed_answer(given: Any, why: str, server: Any, tmp_path: Path) -> None:
+def test_thoughts_without_an_answer_are_a_failed_answer(
+    given: Any, why: str, calls: int, server: Any, tmp_path: Path
+) -> None:
     server.answer = lambda request: (200, given)
     (answer,) = answers_of(server, tmp_path)
     assert isinstance(answer, FailedAnswer)
     assert why in answer.error
-    assert len(server.log) == 1
+    assert len(server.log) == calls  # with room for thoughts once more, where a limit ended them
 
 
 def test_a_protocol_s_short_limit_may_end_a_verdict(server: Any, tmp_path: Path) -> None:

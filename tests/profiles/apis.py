@@ -184,7 +184,9 @@ class OpenAIReasoning(Profile):
             words = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' with this model."
             yield self.error(words, param="max_tokens", code="unsupported_parameter")
         if body.get("temperature", 1) != 1:
-            words = f"Unsupported value: 'temperature' can't be {body['temperature']} with this model, only 1."
+            words = (
+                f"Unsupported value: 'temperature' can't be {body['temperature']}. Only the default (1) is supported."
+            )
             yield self.error(words, param="temperature", code="unsupported_value")
         if (self.limit_of(body) or 1 << 20) < 16:
             yield self.error("The message could not be finished: max_tokens or model output limit was reached.")
