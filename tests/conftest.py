@@ -42,8 +42,8 @@ class Server:
         self.always: str | None = None
         self.answer: Callable[[dict[str, Any]], tuple[int, Any]] | None = None
         """Gives status and body (JSON, or bytes as they are) for a request's body."""
-        self.prompt_tokens: list[str] | None = None
-        """What a prompt is made of, as vLLM tells it; None: it is not told."""
+        self.prompt_tokens: Callable[[dict[str, Any]], list[str]] | None = None
+        """Gives what a chat's prompt is made of, as vLLM tells it; None: it is not told."""
         self.delay = 0.0
         self.allowed: float | None = None
         """Requests a second; more get a 429."""
@@ -147,8 +147,9 @@ class Server:
         return web.json_response({"object": "list", "data": [{"id": "m", "owned_by": self.owner}]})
 
     async def _tokenize(self, request: web.Request) -> web.Response:
-        tokens = self.prompt_tokens
-        return error(404, "Not found", None) if tokens is None else web.json_response({"token_strs": tokens})
+        if self.prompt_tokens is None:
+            return error(404, "Not found", None)
+        return web.json_response({"token_strs": self.prompt_tokens(await request.json())})
 
     async def _upload(self, request: web.Request) -> web.Response:
         data = (await request.post())["file"]

@@ -32,6 +32,7 @@ from harness.models.question_order import Asked, by_image
 from harness.models.served_identity import FINGERPRINT, fingerprint_in, identified, name_in_ledger
 from harness.models.served_sampling import (
     OF_REQUESTS,
+    THINKING,
     Decoding,
     check_settings,
     decoding_of,
@@ -110,7 +111,9 @@ class OpenAIVisionLM(LM):
         self.hints: TaskHints = {}
         """Where an answer may end early, and for which first tokens likelihoods are wanted, by task or request."""
         thinks = self.takes.thinks or self.settings.thinking_tokens > 0 or self.settings.enable_thinking is True
-        self.early = EarlyStops(lambda: why_no_early_stops(self.client.server, model, thinks=thinks))
+        kwargs = {} if self.settings.enable_thinking is None else {THINKING: self.settings.enable_thinking}
+        chat = {"model": model, **({"chat_template_kwargs": kwargs} if kwargs else {})}
+        self.early = EarlyStops(lambda: why_no_early_stops(self.client.server, self.facts, chat, thinks=thinks))
         self.shortened: dict[str, Reads] = {}
         """What decides the answers that were asked to end early, by their names in the ledger."""
         self.weighed: set[str] = set()

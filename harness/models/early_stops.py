@@ -1,6 +1,6 @@
 """Answers of a server that end once they are decided, as those of a local model do.
 
-    stops = EarlyStops(lambda: why_no_early_stops(server, model, thinks=False))
+    stops = EarlyStops(lambda: why_no_early_stops(server, facts, {"model": model}, thinks=False))
     early = stops.shorten(decoding, hint)       # the same with a lower limit or one more stop sequence; or None
     stops.is_settled(reply, hint, early)        # False: it is asked again, in full
 
@@ -12,12 +12,14 @@ never part of a reply's text. Sampled answers are not cut: of those that are not
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from harness.models.server_facts import ServerFacts
 from tasks.answer import Answer, FailedAnswer
 from tasks.early_exit import Reads
 from tasks.judges.bodies import read_json
@@ -32,6 +34,12 @@ if TYPE_CHECKING:
 
 APART: Final = (".openai.com", ".azure.com", ".azure-api.net", ".googleapis.com", ".anthropic.com")
 """Hosts whose models' thoughts are never in a reply's text."""
+PROMPTS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
+    "vllm": ("/tokenize", {"return_token_strs": True}),
+    "llama.cpp": ("/apply-template", {}),
+}
+"""Where a program shows a prompt, and how it is asked for it."""
+_OPENING: Final = re.compile("|".join(re.escape(opening) for opening, _ in MARKS), re.IGNORECASE)
 PATIENCE: Final = 20.0
 """Seconds for the end of a prompt."""
 THINKS: Final = "the model thinks before it answers"
@@ -116,39 +124,40 @@ def stopped_by(body: Any, reads: Reads | None, sent: Mapping[str, Any]) -> dict[
     return {} if named is None else {STOPPED: choice[named] == reads.before}
 
 
-def why_no_early_stops(server: "Server", model: str, *, thinks: bool) -> str:
-    """Why answers of this model can't be stopped early; empty where they can."""
+def why_no_early_stops(server: "Server", facts: ServerFacts, chat: Mapping[str, Any], *, thinks: bool) -> str:
+    """Why answers can't be stopped early; empty where they can. `chat`: a request's model, and the settings of its chat
+    template."""
     if thinks:
         return THINKS
     host = urlsplit(server.url).hostname or ""
-    if f".{host}".endswith(APART):
+    if f".{host}".endswith(APART) or (facts.template is not None and not _OPENING.search(facts.template)):
         return ""
-    ending = run_in_thread(_find_ending(server, model))
+    path, body = PROMPTS.get(facts.kind, ("", {}))
+    ending = run_in_thread(_ask_for_prompt(server, path, {**chat, **body})) if path else None
     if ending is None:
         return NOT_SHOWN
-    return OPENED if ending.rstrip().lower().endswith(tuple(opening.lower() for opening, _ in MARKS)) else ""
+    return OPENED if any(found.end() == len(ending.rstrip()) for found in _OPENING.finditer(ending)) else ""
 
 
-async def _find_ending(server: "Server", model: str) -> str | None:
-    """How the server's prompts end, as vLLM and llama.cpp tell; None where it is not told."""
+async def _ask_for_prompt(server: "Server", path: str, chat: Mapping[str, Any]) -> str | None:
+    """A prompt, as the server lays it out; None where it does not tell."""
     import httpx2
     import openai
 
+    body = {**chat, "messages": [{"role": "user", "content": "Hello"}]}
     root = server.url.removesuffix("/").removesuffix("/v1")
-    chat = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
-    questions = {"/tokenize": chat | {"return_token_strs": True}, "/apply-template": chat}
     async with server.connect(PATIENCE) as connection:
-        for path, body in questions.items():
-            try:
-                found = read_json((await connection.post(root + path, cast_to=httpx2.Response, body=body)).content)
-            except (openai.APIError, ValueError):
-                continue
-            if isinstance(found, Mapping) and isinstance(prompt := found.get("prompt"), str) and prompt:
-                return prompt
-            pieces = found.get("token_strs") if isinstance(found, Mapping) else None
-            if isinstance(pieces, list) and pieces and all(isinstance(piece, str) for piece in pieces):
-                return _join(pieces)
-    return None
+        try:
+            answer = await connection.with_options(base_url=root).post(path, cast_to=httpx2.Response, body=body)
+            found = read_json(answer.content)
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError):
+            return None
+    if not isinstance(found, Mapping):
+        return None
+    pieces = [found["prompt"]] if "prompt" in found else found.get("token_strs")
+    if not isinstance(pieces, list) or not pieces or not all(isinstance(piece, str) for piece in pieces):
+        return None
+    return _join(pieces)
 
 
 def _join(pieces: list[str]) -> str:

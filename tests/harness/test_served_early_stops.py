@@ -16,9 +16,11 @@ from PIL import Image
 from harness.engine.jobs import Hints
 from harness.evaluation.generate import early_exit_hints
 from harness.models.chat_model import OpenAIVisionLM
-from harness.models.early_stops import NOT_SHOWN, OPENED, EarlyStops
+from harness.models.chat_settings import ServedModelSettings
+from harness.models.early_stops import NOT_SHOWN, OPENED, THINKS, EarlyStops
 from harness.models.next_token_logprobs import NOT_GIVEN, REFUSED
 from harness.models.served_sampling import Decoding
+from harness.models.server_facts import ServerFacts
 from harness.models.spec import ModelSpec
 from tasks.answer import Answer, FailedAnswer
 from tasks.early_exit import Reads
@@ -96,10 +98,13 @@ def requests_of(*questions: str, task: str) -> list[Instance]:
     ]
 
 
-def lm_of(server: Any, ledger: Path, hints: Any = None) -> OpenAIVisionLM:
-    spec = ModelSpec(name="m", pretrained="m", backend="openai", url=server.url, digests={"weights": "1"})
+def lm_of(server: Any, ledger: Path, hints: Any = None, template: str | None = None, **own: Any) -> OpenAIVisionLM:
+    facts = ServerFacts(kind="vllm", template=template)
+    more: dict[str, Any] = {"url": server.url, "digests": {"weights": "1"}, "server": facts}
+    spec = ModelSpec(name="m", pretrained="m", backend="openai", **more)
     with_rules = lambda request: early_exit_hints(request, set(DOCS), full_answers=False)  # noqa: E731
-    return OpenAIVisionLM.of(spec, ledger=ledger, hints=hints or with_rules)
+    settings = ServedModelSettings(**own)
+    return OpenAIVisionLM.of(spec, ledger=ledger, hints=hints or with_rules, settings=settings)
 
 
 PIECES = ["Yes", "yes", "No", "no", "not", "nothing", "A", "B", " ", ",", ".", ". ", "\n", "é", "😀", "<", "<answer>"]
@@ -155,7 +160,7 @@ def test_a_reply_that_counts_is_read_as_the_full_one(task: str, text: str) -> No
 
 
 def test_answers_end_where_they_are_decided_and_say_so(server: Any, tmp_path: Path) -> None:
-    server.prompt_tokens = PLAIN
+    server.prompt_tokens = lambda chat: PLAIN
     server.answer = says({"a": "Yes, there is a dog. It is big.", "b": "No"})
     lm = lm_of(server, tmp_path / "ledger.sqlite")
     answers = lm.generate_until([*requests_of("a", "b", task="mme"), *requests_of("a", "b", task="pope")])
@@ -169,7 +174,7 @@ def test_answers_end_where_they_are_decided_and_say_so(server: Any, tmp_path: Pa
 def test_a_server_that_does_not_tell_why_it_ended_may_have_cut_what_has_no_full_stop(
     server: Any, tmp_path: Path
 ) -> None:
-    server.prompt_tokens = PLAIN
+    server.prompt_tokens = lambda chat: PLAIN
     server.answer = says({"a": "Yes. It is.", "b": "No"}, tells=False)
     answers = lm_of(server, tmp_path / "ledger.sqlite").generate_until(requests_of("a", "b", task="pope"))
     assert [(str(answer), answer.cut) for answer in answers if isinstance(answer, Answer)] == [
@@ -179,7 +184,7 @@ def test_a_server_that_does_not_tell_why_it_ended_may_have_cut_what_has_no_full_
 
 
 def test_what_is_undecided_is_asked_in_full_once_and_kept(server: Any, tmp_path: Path) -> None:
-    server.prompt_tokens = PLAIN
+    server.prompt_tokens = lambda chat: PLAIN
     words = {"a": "<answer>No. None.</answer>", "b": "Yes. So it is.", "c": "<answer> Yes"}
     server.answer = says(words)
     for _ in range(2):
@@ -190,7 +195,7 @@ def test_what_is_undecided_is_asked_in_full_once_and_kept(server: Any, tmp_path:
 
 
 def test_a_full_answer_that_is_paid_for_is_not_asked_again(server: Any, tmp_path: Path) -> None:
-    server.prompt_tokens = PLAIN
+    server.prompt_tokens = lambda chat: PLAIN
     server.answer = says({"a": "Yes, it is red."})
     whole = lm_of(server, tmp_path / "ledger.sqlite", {"mme": Hints()}).generate_until(requests_of("a", task="mme"))
     lm = lm_of(server, tmp_path / "ledger.sqlite")
@@ -201,7 +206,7 @@ def test_a_full_answer_that_is_paid_for_is_not_asked_again(server: Any, tmp_path
 
 def test_a_model_that_thinks_after_all_is_asked_in_full(server: Any, tmp_path: Path) -> None:
     """Thoughts beside the reply count as its tokens: nothing is left for the answer within a low limit."""
-    server.prompt_tokens = PLAIN
+    server.prompt_tokens = lambda chat: PLAIN
 
     def answer(body: dict[str, Any]) -> tuple[int, Any]:
         if body["max_tokens"] < 20:
@@ -219,15 +224,30 @@ def test_a_model_that_thinks_after_all_is_asked_in_full(server: Any, tmp_path: P
     assert not Ledger(tmp_path / "ledger.sqlite").failures()
 
 
+OPEN = [*PLAIN, "<think>", "\u010a"]
+BY_SWITCH = "{% if enable_thinking %}<think>{% endif %}"
+
+
 @pytest.mark.parametrize(
-    ("tokens", "why_not"), ((None, NOT_SHOWN), ([*PLAIN, "<think>", "\u010a"], OPENED), (PLAIN, ""))
+    ("prompt", "template", "own", "why_not"),
+    (
+        (None, None, {}, NOT_SHOWN),
+        (None, BY_SWITCH, {}, NOT_SHOWN),
+        (None, "USER: {{ text }} ASSISTANT:", {}, ""),
+        (lambda chat: OPEN, BY_SWITCH, {}, OPENED),
+        (lambda chat: PLAIN, None, {}, ""),
+        (lambda chat: [*OPEN, "</think>", "\u010a\u010a"], BY_SWITCH, {}, ""),
+        (lambda chat: OPEN if chat["chat_template_kwargs"]["enable_thinking"] else PLAIN, BY_SWITCH, "off", ""),
+        (lambda chat: PLAIN, BY_SWITCH, {"thinking_tokens": 64}, THINKS),
+    ),
 )
 def test_nothing_is_cut_where_a_thought_may_be_open(
-    server: Any, tmp_path: Path, tokens: list[str] | None, why_not: str
+    server: Any, tmp_path: Path, prompt: Any, template: str | None, own: Any, why_not: str
 ) -> None:
-    server.prompt_tokens = tokens
+    server.prompt_tokens = prompt
     server.answer = says({"a": "It has four legs. So</think>No"})
-    lm = lm_of(server, tmp_path / "ledger.sqlite")
+    settings = {"enable_thinking": False} if own == "off" else own
+    lm = lm_of(server, tmp_path / "ledger.sqlite", template=template, **settings)
     (answer,) = lm.generate_until(requests_of("a", task="pope"))
     assert (answer == "No") is bool(why_not)
     assert lm.provenance()["early stops"] == (f"none: {why_not}" if why_not else "stop '.'")
