@@ -26,12 +26,16 @@ def families_command(
     from support.markdown import cell, table
     from tasks.judges.addresses import BASE_URL, server_of
     from tasks.judges.capabilities import capabilities_of, host_of
+    from tasks.judges.providers import has_prefix
     from tasks.judges.server_kind import kind_of
 
     host, kind = "", ""
-    if url is not None or key is not None or os.environ.get(BASE_URL):
+    if has_prefix(model):
+        prefix, _, model = model.partition(":")
+        kind = f"{prefix}:"
+    elif url is not None or key is not None or os.environ.get(BASE_URL):
         server = server_of(url, name=model, role="judge", variable=key)
-        host, kind = host_of(server.url), kind_of(server)
+        host, kind = host_of(server.url), kind_of(server, model)
     takes = capabilities_of(model, host, kind)
     shown = _in_words(takes)
     for effort, other in takes.efforts:

@@ -16,7 +16,7 @@ from support.settings import LARGEST_SEED, made, settings_of
 from tasks.judges.addresses import OPENAI, server_of
 from tasks.judges.prices import read_price
 from tasks.judges.providers import has_prefix
-from tasks.judges.settings import JudgeSettings
+from tasks.judges.settings import GivenSettings, JudgeSettings
 
 if TYPE_CHECKING:
     from harness.models.spec import ModelSpec
@@ -115,7 +115,9 @@ class JudgeOptions(JudgeSettings):
     def judge_settings(self) -> JudgeSettings:
         """How the judge is asked: by options, and by `--judge-set`, which wins."""
         given = {setting.name: getattr(self, setting.name) for setting in settings_of(JudgeSettings)}
-        return made(JudgeSettings, given | parse_pairs(self.settings, "--judge-set"), "--judge-set")
+        pairs = parse_pairs(self.settings, "--judge-set")
+        found = made(JudgeSettings, given | pairs, "--judge-set")
+        return GivenSettings(**vars(found), given=tuple(pairs)) if pairs else found
 
     def make(self) -> "Judge":
         """The judge; warns if its provider will shut it down."""

@@ -124,7 +124,7 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
 def _settings_sent(judge: OpenAIJudge, otherwise: Collection[str] = ()) -> str:
     """The parameters that the user set and that were sent (replies of earlier versions may lack them)."""
     missing = {each for words in otherwise for each in words.split(", ")}
-    asked = {name: how for name, (_, how) in judge.settings.asked().items() if name in ("seed", "reasoning_effort")}
+    asked = {name: how for name, (_, how) in judge.settings.changed().items() if name in ("seed", "reasoning_effort")}
     return ", ".join(how for name, how in asked.items() if not missing & {f"{name}: {NOT_SETTABLE}", f"without {name}"})
 
 

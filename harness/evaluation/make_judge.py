@@ -1,12 +1,12 @@
 """Makes a judge from its name and settings, and tells whether a judge can rate what it is wanted for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from support.errors import NoJudgeError, SettingError
 from tasks.judges import prices
-from tasks.judges.addresses import server_of
+from tasks.judges.addresses import Server, server_of
 from tasks.judges.batch import BatchJudge
 from tasks.judges.capabilities import capabilities_of, host_of
 from tasks.judges.ledger import LEDGER, Ledger
@@ -36,20 +36,16 @@ def make_judge(
     `known_as` its server in the ledger. SettingError for a setting that would not act."""
     settings = settings or JudgeSettings()
     if name == EXACT:
-        from tasks.scenes.judge import ExactJudge
-
         given = {"url": url, "key": key, "budget": budget, "batch": batch, "set": settings != JudgeSettings()}
-        given["known-as"] = known_as
-        if idle := [f"--judge-{option}" for option, value in given.items() if value]:
-            raise SettingError(f"judge {EXACT!r}: {', '.join(idle)} would not act: no server is asked")
-        return ExactJudge()
-    place = find_place(name)
+        return _make_exact(given | {"known-as": known_as})
+    place, kind = find_place(name), ""
     if place is not None and url is not None:
         raise SettingError(f"--judge-url: would not act: {name!r} names its server; leave out one of them")
     try:
         if place is None:
             server = server_of(url, name=name, role="judge", variable=key)
         else:
+            kind = name.removesuffix(place.model)
             name, variable = place.model, key or place.variable
             server = server_of(place.url, name=name, role="judge", variable=variable, what=place.what)
     except SettingError as error:
@@ -62,17 +58,28 @@ def make_judge(
             f"--judge-budget: no price of {name!r} is known; give it by --judge-price IN,OUT (US dollars for a million"
             f" tokens of prompts and of replies), or in a file named by {prices.OVERRIDE}"
         )
-    kind = BatchJudge if batch else OpenAIJudge
+    judge = BatchJudge if batch else OpenAIJudge
     if known_as is not None and not known_as.strip():
         raise SettingError(f"--judge-known-as {known_as!r}: is empty")
     more: dict[str, Any] = {"budget": budget, "settings": settings, "known_as": known_as}
-    takes, asked = (
-        capabilities_of(name, host_of(server.url)),
-        {each: one for each, (one, _) in settings.asked().items()},
-    )
-    if any(takes.setting(each, value) is None for each, value in (asked | ({"batch": True} if batch else {})).items()):
-        more["kind"] = kind_of(server)
-    return kind(name, url=server, ledger=kept, **more)
+    asked = {parameter: value for parameter, (value, _) in settings.asked().items()}
+    kind = kind or _find_kind(server, name, asked | ({"batch": True} if batch else {}))
+    return judge(name, kind=kind, url=server, ledger=kept, **more)
+
+
+def _make_exact(given: Mapping[str, Any]) -> Judge:
+    from tasks.scenes.judge import ExactJudge
+
+    if idle := [f"--judge-{option}" for option, value in given.items() if value]:
+        raise SettingError(f"judge {EXACT!r}: {', '.join(idle)} would not act: no server is asked")
+    return ExactJudge()
+
+
+def _find_kind(server: Server, model: str, asked: Mapping[str, Any]) -> str:
+    """What the server calls itself, where only that may tell whether what is asked for acts; else empty."""
+    takes = capabilities_of(model, host_of(server.url))
+    unknown = any(takes.setting(parameter, value) is None for parameter, value in asked.items())
+    return kind_of(server, model) if unknown else ""
 
 
 def check_judge(judge: Judge | None, tasks: Iterable[TaskSpec], *, official_prompts: bool = False) -> None:

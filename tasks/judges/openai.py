@@ -104,7 +104,10 @@ class OpenAIJudge:
         return self.verdicts_in(replies)
 
     def tell_reuse(self, label: str) -> None:
-        """Log how many replies since the last time were kept ones, and when they were asked for."""
+        """Log how many replies since the last time were kept ones, and when they were asked for; and what of settings
+        did not act."""
+        if not self.shown & {label, ""} and (images := self.settings.images_in_words()):
+            log.warning("%s: %s: did not act: no question to the judge has an image", label, images)
         if told := self.client.reused.take("reply", "replies"):
             log.info("%s: %s of the judge %s", label, told, self.model)
         if count := self.client.without_server:

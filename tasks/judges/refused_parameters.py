@@ -62,6 +62,8 @@ _LIMIT_WANTED: Final = re.compile(
 _LIMIT_REACHED: Final = re.compile(
     r"(max_tokens|output limit|token limit)[^.]{0,40} (was|were|been|is) reached|could not (be )?finish", re.IGNORECASE
 )
+_IN_TEXT: Final = re.compile(r"['\"]loc['\"]:\s*([(\[][^)\]]*[)\]]|['\"][^'\"]*)")
+"""Where FastAPI's list stands as text in a sentence (vLLM), which repeats parts of the request."""
 _DEVELOPER: Final = re.compile(r"(use|try)\W+[^.]{0,20}developer|developer\W+[^.]{0,20}instead", re.IGNORECASE)
 
 
@@ -70,8 +72,9 @@ def refused_parameter(refused: PermanentError, sent: Mapping[str, Any]) -> str |
     message, `DETAIL` for that of an image; None if it names none that may be left out or has another name."""
     if not refused.refused:
         return None
-    fields = {part for value in _find_fields(_parse(refused.body)) for part in re.split(r"[.\[\]]+", str(value))}
+    fields = {part for value in _find_fields(_parse(refused.body)) for part in re.split(r"[.\[\]]+", str(value)[:200])}
     words = _words_of(refused)
+    fields |= {part for value in _IN_TEXT.findall(words) for part in re.findall(r"\w+", value)}
     named = [name for name in _names_in(sent) if _is_named(name, fields, refused.why if name == DETAIL else words)]
     # A limit that is too high for the model is no parameter that it does not know.
     found = [

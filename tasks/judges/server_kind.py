@@ -1,6 +1,6 @@
 """What a server calls itself, where what it takes depends on it.
 
-kind_of(server)     # "vllm", "sglang", "llamacpp", "library" (Ollama's); "" where it does not say
+kind_of(server, "my-judge")     # "vllm", "sglang", "llamacpp", "library" (Ollama's); "" where it does not say
 """
 
 from typing import Final
@@ -13,13 +13,13 @@ PATIENCE: Final = 5.0
 """Seconds to wait for a server's list of models."""
 
 
-def kind_of(server: Server) -> str:
-    """The owner of the models that a server lists (`owned_by`); empty where it does not say: whether it is there at
-    all, the calls find out."""
-    return run_in_thread(_ask_for_owner(server))
+def kind_of(server: Server, model: str) -> str:
+    """Whose a model is by its server's list (`owned_by`), or the first where it is not listed; empty where that is not
+    said: whether the server is there at all, the calls find out."""
+    return run_in_thread(_ask_for_owner(server, model))
 
 
-async def _ask_for_owner(server: Server) -> str:
+async def _ask_for_owner(server: Server, model: str) -> str:
     import openai
 
     async with server.connect(PATIENCE) as connection:
@@ -28,5 +28,6 @@ async def _ask_for_owner(server: Server) -> str:
         except (openai.OpenAIError, ValueError):
             return ""
     models = found.get("data") if isinstance(found, dict) else None
-    owners = [model.get("owned_by") for model in models if isinstance(model, dict)] if isinstance(models, list) else []
-    return next((owner[:100] for owner in owners if isinstance(owner, str)), "")
+    listed = [each for each in models if isinstance(each, dict)] if isinstance(models, list) else []
+    listed.sort(key=lambda each: each.get("id") != model)
+    return next((owner[:100] for each in listed if isinstance(owner := each.get("owned_by"), str)), "")

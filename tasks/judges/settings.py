@@ -1,5 +1,6 @@
 """How a server of chat completions is asked: what `--judge-set NAME=VALUE` may set, and what holds for any model."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -85,14 +86,34 @@ class JudgeSettings(ImageSettings):
             raise SettingError(f"reasoning_effort = {self.reasoning_effort!r}: is empty")
 
     def asked(self) -> dict[str, tuple[Any, str]]:
-        """Parameters of a request that were set otherwise than usual: value, and how it was set."""
+        """Parameters of a request that the user asked for: value, and how it was set."""
+        return self.changed()
+
+    def changed(self, given: Collection[str] = ()) -> dict[str, tuple[Any, str]]:
+        """Those that are otherwise than usual, or named as `given`."""
         usual = JudgeSettings()
         found = {"seed": self.seed, "detail": self.detail, "reasoning_effort": self.reasoning_effort}
-        set_here = {name: value for name, value in found.items() if value not in (None, getattr(usual, name))}
+        set_here = {
+            name: value
+            for name, value in found.items()
+            if value is not None and (value != getattr(usual, name) or name in given)
+        }
         words = {name: (value, f"{name} = {value}") for name, value in set_here.items()}
         return words | ({"response_format": (True, "structured = true")} if self.structured else {})
 
     def in_words(self) -> str:
         """What was set of all that changes replies, for what is kept of them; empty if nothing was."""
         side = [] if self.image_side is None else [f"image_side = {self.image_side}"]
-        return ", ".join([*(how for _, how in self.asked().values()), *side])
+        return ", ".join([*(how for _, how in self.changed().values()), *side])
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenSettings(JudgeSettings):
+    """Settings of which some were given, be they the usual ones: the model must take those, too."""
+
+    given: tuple[str, ...] = ()
+    """Their names."""
+
+    def asked(self) -> dict[str, tuple[Any, str]]:
+        """See `JudgeSettings`."""
+        return self.changed(self.given)

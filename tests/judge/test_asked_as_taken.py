@@ -17,7 +17,7 @@ from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.parameters import in_words, not_settable
 from tasks.judges.protocol import Sampling
-from tasks.judges.settings import JudgeSettings
+from tasks.judges.settings import GivenSettings, JudgeSettings
 from tasks.registry import registry
 from tests.judge.reply_makers import body, prompts
 from tests.profiles.apis import KEY
@@ -124,6 +124,32 @@ def test_what_would_not_act_is_refused_before_anything_is_paid(
             settings=JudgeSettings(**given),
         )
     assert not server.log
+
+
+def test_a_providers_prefix_tells_what_is_taken_wherever_its_server_is(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+    for settings, why in (
+        (JudgeSettings(structured=True), "structured = true: would not act"),
+        (GivenSettings(given=("seed",)), "seed = 0: would not act"),
+    ):
+        with pytest.raises(SettingError, match=why):
+            make_judge("anthropic:claude-sonnet-4-5", ledger=tmp_path / "l", settings=settings)
+    made_so = make_judge("anthropic:claude-sonnet-4-5", ledger=tmp_path / "l")
+    assert isinstance(made_so, OpenAIJudge)
+    assert made_so.client.parameters.takes.family == "anthropic"
+
+
+def test_a_usual_value_that_was_given_is_refused_where_it_would_not_act(
+    server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = tmp_path / "answers.json"
+    answers.write_text("[]")
+    options = ["--judge", "claude-sonnet-4-5", "--judge-url", server.url, "--ledger", str(tmp_path / "l")]
+    assert run(["score", "mmhal", str(answers), *options, "--judge-set", "seed=0"]) == 2
+    assert "seed = 0: would not act: claude-sonnet-4-5 (claude) refuses or ignores it" in capsys.readouterr().err
 
 
 REFUSALS = {

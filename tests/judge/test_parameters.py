@@ -56,6 +56,13 @@ EXTRA_SEED = {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "m
         ("can't read the picture of: What is the temperature?", None),
         (openai_error("Invalid value for 'content'", "messages[0].content"), None),
         ({"detail": [{"loc": ["body", "messages"], "msg": "bad", "input": {"temperature": 0}}]}, None),
+        (openai_error("Unrecognized request argument supplied: seed", None), "seed"),  # Azure
+        ({"error": {"message": "`temperature` and `top_p` cannot both be specified for this model."}}, "top_p"),
+        ({"error": {"message": "temperature: Extra inputs are not permitted", "param": None}}, "temperature"),
+        ("[{'type': 'extra_forbidden', 'loc': ('body', 'seed'), 'input': {'temperature': 0.0}}]", "seed"),  # vLLM
+        ("[{'type': 'missing', 'loc': ('body', 'messages'), 'input': {'temperature': 0.0}}]", None),
+        ({"error": {"message": "1 validation error: {'loc': 'body.seed'}", "param": "body.seed"}}, "seed"),
+        (openai_error("json: cannot unmarshal string into Go struct field X.seed of type int", None), "seed"),  # Ollama
         ("", None),
         (None, None),
     ),
@@ -65,6 +72,34 @@ def test_the_parameter_that_a_refusal_names(answer: Any, name: str | None) -> No
     assert refused_parameter(refused, ASKED) == name
     assert refused_parameter(PermanentError("content filter", body=answer), ASKED) is None
     assert name is None or refused_parameter(refused, {"model": "m"}) is None
+
+
+MORE = {"reasoning_effort": "low", "response_format": {}, "top_k": 5, "chat_template_kwargs": {}, "top_logprobs": 2}
+SYSTEM = [{"role": "system", "content": "x"}, {"role": "user", "content": [{"image_url": {"detail": "low"}}]}]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "name"),
+    (
+        ('"gemma3" does not support thinking', "reasoning_effort"),
+        ("Thinking level is not supported for this model.", "reasoning_effort"),
+        ("JSON mode is not enabled for models/gemma-3-27b-it", "response_format"),
+        ("response_format value as json_schema is enabled only for later api versions", "response_format"),
+        ("Logprobs is not enabled for models/gemini-3.5-flash", None),  # which was not sent
+        ("top_logprobs must be between 0 and 0", "top_logprobs"),
+        ("top_k: Extra inputs are not permitted", "top_k"),
+        ("Unknown parameter: 'chat_template_kwargs'.", "chat_template_kwargs"),
+        ("Developer instruction is not enabled for models/gemma-3-27b-it", "system"),
+        ("System role not supported", "system"),
+        ("Conversation roles must alternate user/assistant/user/...", "system"),
+        ("image_url.detail: Extra inputs are not permitted", "detail"),
+        ("The picture has too much detail", None),
+    ),
+)
+def test_what_else_a_refusal_may_be_of(sentence: str, name: str | None) -> None:
+    refused = PermanentError(f"refused request: {sentence}", refused=True, body={"error": {"message": sentence}})
+    assert refused_parameter(refused, {"model": "m", "messages": SYSTEM, **MORE}) == name
+    assert name is None or refused_parameter(refused, {"model": "m", "messages": []}) is None
 
 
 @settings(max_examples=100, deadline=None)
