@@ -82,6 +82,8 @@ def prepare_training_data(
             read = read_preferences(source, cache, chosen_alone=recipe.trainer == "sft")
         built, pairs, held_out, mark, summary = None, read.train, read.held_out, read.digest, read.summary()
         bad_rows = read.bad_rows
+        if read.left_out:
+            atomic_write_text(out / "data" / "left_out.json", json.dumps(read.left_out, indent=1))
     with seconds("look for leaks"):
         leaks = _find_leaks(pairs, mark, tasks, out / "data", scored)
     if leaked := ", ".join(f"{task} ({rows} rows)" for task, rows in leaks.items() if rows):

@@ -165,7 +165,7 @@ def test_pairs_whose_picture_does_not_open_are_named_or_left_out(
     with pytest.raises(
         DataError, match=rf"3 of 300 pairs does not open: '3.*3\.png': .*({why}).*missing_images = 'drop'"
     ) as raised:
-        read_preferences(dataset(rows))
+        read_preferences(dataset(rows, missing_images="refuse"))
     assert "BytesIO" not in str(raised.value)
     assert "\n" not in str(raised.value)
     found = read_preferences(dataset(rows, missing_images="drop", test_share=0))

@@ -19,7 +19,7 @@ from trainers.data.read_preferences import is_local, read_preferences, settle_fo
 from trainers.packed.collator import CutError
 from trainers.training.job import Job
 from trainers.training.left_out import LEFT_OUT, leave_out, read_left_out
-from trainers.training.picture_check import RefusedPictures, check_pictures
+from trainers.training.picture_check import MarkedTexts, RefusedPictures, check_pictures
 
 
 class Processor:
@@ -76,6 +76,7 @@ def test_pairs_without_pictures_are_not_tried() -> None:
 
 
 REFUSED = RefusedPictures(["3", "4"], 9, "P", "first")
+MARKED = MarkedTexts(["3", "4"], 9, ["<image>"])
 CUT = CutError(["3", "4"], [3, 4], 100)
 
 
@@ -88,6 +89,8 @@ CUT = CutError(["3", "4"], [3, 4], 100)
         (REFUSED, {"max_bad_rows": 3}, {}, r"4 rows can't be used, 2 of them pairs whose picture .*max_bad_rows = 3"),
         (REFUSED, {"missing_images": "drop", "max_bad_rows": 3}, {}, "max_bad_rows = 3 allows no more"),
         (REFUSED, {}, {"too_long": "drop"}, "2 of 9 pairs"),
+        (MARKED, {"max_bad_rows": 4}, {}, ""),
+        (MARKED, {}, {}, "2 of 9 pairs have '<image>' written in prompt or answer"),
         (CUT, {}, {}, "too_long = 'drop'"),
         (CUT, {"missing_images": "drop"}, {}, "too_long = 'drop'"),
         (CUT, {}, {"too_long": "drop"}, ""),
@@ -96,7 +99,11 @@ CUT = CutError(["3", "4"], [3, 4], 100)
     ),
 )
 def test_what_training_leaves_out_is_what_the_recipe_allows(
-    error: CutError | RefusedPictures, dataset: dict[str, Any], training: dict[str, Any], said: str, tmp_path: Path
+    error: CutError | RefusedPictures | MarkedTexts,
+    dataset: dict[str, Any],
+    training: dict[str, Any],
+    said: str,
+    tmp_path: Path,
 ) -> None:
     values = {"learning_rate": 1e-3, "batch_size": 4, "max_length": 100, **training}
     recipe = preference_recipe("silkie", dataset={"read": "x", **dataset}, training=values)

@@ -296,6 +296,32 @@ def test_one_bad_pair_leaves_out_that_pair_alone(kind: str, tmp_path: Path) -> N
             read(path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    (
+        ("missing", "for want of their picture"),
+        ("cut", "whose picture does not open"),
+        ("mark", "with a mark of a picture that is not theirs in the prompt"),
+    ),
+)
+def test_one_in_a_hundred_that_cant_be_shown_is_left_out_and_named(kind: str, why: str, tmp_path: Path) -> None:
+    put_pictures(tmp_path / "images")
+    records = [{**numbered(0, 1)[0], "prompt": f"Question {number}?", "id": None} for number in range(200)]
+    changes = {"prompt": "Is <image> it?"} if kind == "mark" else BAD[kind][0](tmp_path / "images")
+    records[7] |= changes
+    records[9] |= {**changes, "prompt": changes.get("prompt", "Question 9?") + "?"}
+    found = read(put(tmp_path / "a.jsonl", records))
+    assert (len(found.train), found.left_out) == (198, {why: ["7", "9"]})
+    key = "image_tokens" if kind == "mark" else "missing_images"
+    for strict in ({key: "refuse"}, {"max_bad_rows": 0.005}, {"max_bad_rows": 1}):
+        with pytest.raises(DataError, match=r"2 of 200|2 rows can't be used"):
+            read(tmp_path / "a.jsonl", **strict)
+    assert len(read(tmp_path / "a.jsonl", max_bad_rows=0.01).train) == 198
+    records[11] |= {**changes, "prompt": changes.get("prompt", "Question 11?") + "??"}
+    with pytest.raises(DataError, match="3 of 200"):
+        read(put(tmp_path / "b.jsonl", records))
+
+
 def test_all_that_is_left_out_counts_together(tmp_path: Path) -> None:
     put_pictures(tmp_path / "images")
     records = numbered(0, 6)

@@ -250,6 +250,16 @@ class _PreferenceSource(Section):
     """Other data of the same kind, as `read`, that are the held-out side; None: a share of these."""
 
 
+SPARED = 0.01
+"""Share of rows whose pictures or marks can't be used that ends no run where the recipe says nothing of them."""
+
+
+def _check_bad_rows(most: int | float | None) -> int | float | None:
+    if most is not None and (most < 0 or (isinstance(most, float) and most >= 1)):
+        raise ValueError(f"is {most}: must be a number of rows, or a share of them below 1, such as 0.02")
+    return most
+
+
 class PreferenceFile(PairOptions, _PreferenceSource):
     """Existing preference data: rated answers, of which a rule makes pairs, or pairs."""
 
@@ -264,10 +274,22 @@ class PreferenceFile(PairOptions, _PreferenceSource):
     """What to do with pairs whose picture is missing or does not open."""
     image_tokens: Literal["refuse", "drop"] = "refuse"
     """What to do with `<image>` in prompts of a form that has no place for it; "drop" removes one for each picture."""
-    max_bad_rows: Annotated[int | None, Field(ge=0), _UNLESS_NONE] = None
+    max_bad_rows: Annotated[int | float | None, AfterValidator(_check_bad_rows), _UNLESS_NONE] = None
     """Leave out at most this many rows that can't be used (no pair in it, equal or empty answers, a picture that is
-    missing, does not open, or that the model's processor refuses, a prompt that fills max_length); more end the run.
-    None: the keys missing_images and too_long say what happens, and rows without two different answers are left out."""
+    missing, does not open, or that the model's processor refuses, a mark of a picture in a text, a prompt that fills
+    max_length), or this share of all rows (0.02); more end the run. None: rows without two different answers are left
+    out, too_long says what happens to long prompts, and of pictures and marks up to 1% of all rows are left out, unless
+    missing_images or image_tokens is given as "refuse"."""
+
+    def most_bad(self, rows: int) -> int | None:
+        """How many of so many rows max_bad_rows lets be left out; None where it is not given."""
+        most = self.max_bad_rows
+        return int(most * rows) if isinstance(most, float) else most
+
+    def most_spared(self, rows: int, key: str) -> int:
+        """How many of so many rows are left out where neither max_bad_rows nor `key` says anything."""
+        refused = key in self.model_fields_set and getattr(self, key) == "refuse"
+        return 0 if refused else int(SPARED * rows)
 
     @model_validator(mode="after")
     def _check_pair_options(self) -> "PreferenceFile":

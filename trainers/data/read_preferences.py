@@ -124,7 +124,7 @@ def _read_usable(
     images = None if dataset.images is None else Path(dataset.images)
     made_of_rows = dataset.format is None and holds_rows(path)
     pairs, told, skipped = (_pairs_of_rows if made_of_rows else _pairs_as_given)(path, images, dataset)
-    usable = pair_filter.usable(_without_tokens(pairs, dataset), skipped)
+    usable = pair_filter.usable(_without_tokens(pairs, dataset, pair_filter), skipped)
     sides: dict[str, list[Preference]] = {"train": [], "test": []}
     for pair in usable:
         # With a share of nothing no pair is held out.
@@ -216,7 +216,7 @@ _TOKEN = re.compile(rf"\s*(?:{MARK.pattern})\s*$|(?:{MARK.pattern})[ \t]*\n?", r
 """With the line that it stands on alone."""
 
 
-def _without_tokens(pairs: list[Preference], dataset: PreferenceFile) -> list[Preference]:
+def _without_tokens(pairs: list[Preference], dataset: PreferenceFile, pair_filter: PairFilter) -> list[Preference]:
     """A token that marks the place of an image in others' prompts is no text to learn from, whichever this model
     uses."""
     drop = dataset.image_tokens == "drop"
@@ -224,12 +224,13 @@ def _without_tokens(pairs: list[Preference], dataset: PreferenceFile) -> list[Pr
     held: list[tuple[Preference, str]] = []
     for pair in pairs:
         try:
-            kept.append(_drop_tokens(pair) if drop else pair)
             if not drop and count_marks(pair.prompt):
                 held.append((pair, "image_tokens = 'drop' takes out as many as there are pictures"))
+            else:
+                kept.append(_drop_tokens(pair) if drop else pair)
         except NoPair as reason:
             held.append((pair, str(reason)))
-    if held:
+    if held and not pair_filter.leave_out_marked([pair for pair, _ in held], len(pairs)):
         first, why = held[0]
         mark = marks_in(first.prompt)[0]
         raise DataError(

@@ -21,6 +21,7 @@ EQUAL = "of two equal answers"
 EMPTY = "with an empty answer"
 ABSENT = "for want of their picture"
 BROKEN = "whose picture does not open"
+MARKED = "with a mark of a picture that is not theirs in the prompt"
 
 
 def why_useless(pair: Preference, *, chosen_alone: bool = False) -> str:
@@ -39,16 +40,19 @@ class PairFilter:
         self.dataset, self.cache, self.chosen_alone = dataset, cache, chosen_alone
         self.left_out: dict[str, list[str]] = {}
         self.skipped = 0
+        self.total = 0
+        """Rows that were met."""
         self.facts: dict[ImageRef, ImageFacts] = {}
 
     def usable(self, pairs: Sequence[Preference], skipped: int = 0) -> list[Preference]:
         """The pairs that can be trained on; DataError for more rows without use, `skipped` among them, than allowed."""
         self.skipped += skipped
+        self.total += len(pairs) + skipped
         left = self._leave_out(pairs, EMPTY, lambda pair: self._why_useless(pair) == EMPTY)
         left = self._leave_out(left, EQUAL, lambda pair: self._why_useless(pair) == EQUAL)
         left = self._leave_out_absent(left)
         left = self._leave_out_broken(left)
-        most, bad = self.dataset.max_bad_rows, self.skipped + sum(map(len, self.left_out.values()))
+        most, bad = self.dataset.most_bad(self.total), self.skipped + sum(map(len, self.left_out.values()))
         if most is not None and bad > most:
             why = [
                 *([f"{self.skipped:,} that hold no pair"] if self.skipped else []),
@@ -56,7 +60,7 @@ class PairFilter:
             ]
             raise DataError(
                 f"{self.dataset.read}: {bad:,} rows can't be used: {'; '.join(why)}; "
-                f"max_bad_rows = {most} allows no more"
+                f"max_bad_rows = {self.dataset.max_bad_rows} allows no more"
             )
         return left
 
@@ -71,14 +75,28 @@ class PairFilter:
             self.left_out.setdefault(why, []).extend(pair.id for pair, bad in zip(pairs, found, strict=True) if bad)
         return [pair for pair, bad in zip(pairs, found, strict=True) if not bad]
 
+    def leave_out_marked(self, pairs: Sequence[Preference], rows: int) -> bool:
+        """Leave out pairs whose prompt has marks that do not fit, of so many rows, if the recipe lets them be."""
+        if self._refuses(len(pairs), self.total + rows, "image_tokens"):
+            return False
+        self.total += len(pairs)
+        self._leave_out(pairs, MARKED, lambda pair: True)
+        return True
+
+    def _refuses(self, lost: int, rows: int, key: str) -> bool:
+        """Whether so many more pairs that can't be shown end the run; `key` is what says so of their kind."""
+        if self.dataset.max_bad_rows is not None:
+            return False
+        spared = sum(len(self.left_out.get(why, ())) for why in (ABSENT, BROKEN, MARKED))
+        return lost + spared > self.dataset.most_spared(rows, key)
+
     @property
-    def _refuses(self) -> bool:
-        """Whether one picture that is missing or broken ends the run."""
-        return self.dataset.missing_images == "refuse" and self.dataset.max_bad_rows is None
+    def _refuses_pictures(self) -> bool:
+        return self.dataset.missing_images == "refuse"
 
     def _leave_out_absent(self, pairs: Sequence[Preference]) -> list[Preference]:
         lost = [pair for pair in pairs if not all(map(there, pair.images))]
-        if lost and self._refuses:
+        if self._refuses_pictures and self._refuses(len(lost), self.total, "missing_images"):
             absent = [image for pair in lost for image in pair.images if not there(image)]
             named = ", ".join(repr(name) for name in dict.fromkeys(image.name for image in absent))
             more = " ..." if len(named) > 200 else ""
@@ -96,7 +114,7 @@ class PairFilter:
         self.facts |= facts_of(pairs, self.cache)
         problems = {image: facts.problem for image, facts in self.facts.items() if facts.problem}
         lost = [pair for pair in pairs if any(image in problems for image in pair.images)]
-        if lost and self._refuses:
+        if self._refuses_pictures and self._refuses(len(lost), self.total, "missing_images"):
             first = next(image for image in lost[0].images if image in problems)
             raise DataError(
                 f"{self.dataset.read}: the picture of {len(lost):,} of {len(pairs):,} pairs does not open: "

@@ -25,6 +25,7 @@ from trainers.data.torch_dataset import Pairs
 from trainers.packed.collator import CutError
 from trainers.training.adapters import PARTS, save_plain, start_of
 from trainers.training.checkpoints import TRAINABLE
+from trainers.training.picture_check import MarkedTexts
 from trainers.training.step_weights import (
     BatchWeight,
     IdCollator,
@@ -41,8 +42,8 @@ _OF_PICTURES = re.compile(r"im(?:g|age)|video|vision", re.IGNORECASE)
 
 
 def check_texts(pairs: Sequence[Preference], processor: Any) -> None:
-    """TrainingError for pairs whose texts contain the model's token for a picture, which would count as a picture, and
-    for pairs whose pictures its chat template would move away from the words that they stand among."""
+    """MarkedTexts for pairs whose texts contain the model's token for a picture, which would count as a picture;
+    TrainingError for pairs whose pictures its chat template would move away from the words that they stand among."""
     found = (getattr(processor, name, None) for name in PLACEHOLDERS)
     placeholders = {str(getattr(token, "content", token)) for token in found if token}
     tokenizer = processor.tokenizer
@@ -56,11 +57,7 @@ def check_texts(pairs: Sequence[Preference], processor: Any) -> None:
     ]
     if held:
         ids = list(dict.fromkeys(id for id, _ in held))
-        tokens = ", ".join(map(repr, sorted({token for _, token in held})))
-        raise TrainingError(
-            f"{len(ids):,} of {len(pairs):,} pairs have {tokens} written in prompt or answer, which is what stands for "
-            f"a picture in this model: {first_few(ids)}; take it out of their texts, or leave them out of the data"
-        )
+        raise MarkedTexts(ids, len(pairs), sorted({token for _, token in held}))
     among = [pair.id for pair in pairs if len(set(pair.places)) > 1 or 0 < min(pair.places or [0]) < len(pair.prompt)]
     if among and not _keeps_places(processor):
         raise TrainingError(

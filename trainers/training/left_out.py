@@ -10,12 +10,15 @@ from support.errors import InputError, TrainingError, first_few
 from support.files import atomic_write_text
 from support.parsing import parse_json
 from support.processes import is_main_process
+from trainers.config.data import PreferenceFile
 from trainers.packed.collator import CutError
 from trainers.training.job import Job
-from trainers.training.picture_check import RefusedPictures
+from trainers.training.picture_check import MarkedTexts, RefusedPictures
 
 log = logging.getLogger(__name__)
 
+NO_DATASET: Final = PreferenceFile(read="built by the run")
+"""Says of pairs that the run has built what a recipe says that says nothing."""
 LEFT_OUT: Final = "left_out.json"
 """File of the ids of these pairs."""
 
@@ -31,21 +34,25 @@ def read_left_out(out: Path) -> frozenset[str]:
         raise InputError(f"{path}: can't be read, and the run needs its pairs; choose another --out") from None
 
 
-def leave_out(job: Job, before: frozenset[str], error: CutError | RefusedPictures) -> frozenset[str]:
+def leave_out(job: Job, before: frozenset[str], error: CutError | RefusedPictures | MarkedTexts) -> frozenset[str]:
     """Record that these pairs are left out; TrainingError if the recipe does not allow it."""
-    training, dataset, path = job.recipe.training, job.recipe.dataset, job.out / LEFT_OUT
-    most = dataset.max_bad_rows if dataset is not None else None
+    training, dataset, path = job.recipe.training, job.recipe.dataset or NO_DATASET, job.out / LEFT_OUT
+    rows = len(job.preferences) + len(job.held_out) + job.bad_rows
+    most, lost = dataset.most_bad(rows), len(before) + len(error.ids)
     if isinstance(error, CutError):
         allowed, why = training.too_long == "drop", f"whose prompt and images fill max_length = {training.max_length}"
         way = ", by too_long = 'drop'"
-    else:
-        allowed, why = dataset is not None and dataset.missing_images == "drop", "whose picture the processor refuses"
+    elif isinstance(error, MarkedTexts):
+        allowed, why = lost <= dataset.most_spared(rows, "image_tokens"), "with a mark of a picture in a text"
         way = ""
-    bad = job.bad_rows + len(before) + len(error.ids)
+    else:
+        allowed = dataset.missing_images == "drop" or lost <= dataset.most_spared(rows, "missing_images")
+        why, way = "whose picture the processor refuses", ""
+    bad = job.bad_rows + lost
     if most is not None and bad > most:
         raise TrainingError(
             f"{bad:,} rows can't be used, {len(error.ids):,} of them pairs {why} ({first_few(error.ids, 3)}); "
-            f"max_bad_rows = {most} allows no more"
+            f"max_bad_rows = {dataset.max_bad_rows} allows no more"
         ) from None
     if not allowed and most is None:
         raise TrainingError(f"{error}{way}") from None

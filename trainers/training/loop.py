@@ -39,7 +39,7 @@ from trainers.training.checkpoints import (
 from trainers.training.earlier_tokens import check_begun_alike
 from trainers.training.job import Job
 from trainers.training.left_out import leave_out, read_left_out
-from trainers.training.picture_check import RefusedPictures
+from trainers.training.picture_check import MarkedTexts, RefusedPictures
 from trainers.training.trl_arguments import split_batch
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def run(job: Job, arm: str, make_trainer: MakeTrainer) -> list[Checkpoint]:
             processor = trainer.processing_class
             check_begun_alike(job.out, pairs, processor, stops_of(trainer.model, processor))
             trainer.train(resume_from_checkpoint=str(found[-1].path) if found else None)
-        except (CutError, RefusedPictures) as error:
+        except (CutError, RefusedPictures, MarkedTexts) as error:
             left_out |= leave_out(job, left_out, error)
             continue
         except pickle.UnpicklingError:

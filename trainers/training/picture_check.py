@@ -1,4 +1,7 @@
-"""Pictures that a model's processor refuses, such as those too narrow for its patches: all of them, before training."""
+"""Pairs that a model can't take: all of them, before training.
+
+A picture that its processor refuses, such as one too narrow for its patches; a text with what stands for a picture.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +24,18 @@ class RefusedPictures(TrainingError):
         super().__init__(
             f"{len(ids):,} of {total:,} pairs have a picture that {processor} refuses: {first_few(ids)}; "
             f"the first is {first}; leave them out by missing_images = 'drop' or max_bad_rows in [dataset]"
+        )
+
+
+class MarkedTexts(TrainingError):
+    """Pairs whose texts hold what stands for a picture in this model; they can be left out."""
+
+    def __init__(self, ids: Sequence[str], total: int, tokens: Sequence[str]) -> None:
+        self.ids = tuple(ids)
+        super().__init__(
+            f"{len(ids):,} of {total:,} pairs have {', '.join(map(repr, tokens))} written in prompt or answer, which "
+            f"is what stands for a picture in this model: {first_few(ids)}; take it out of their texts, or leave them "
+            "out by max_bad_rows in [dataset]"
         )
 
 
