@@ -54,15 +54,24 @@ def tables_below(folder: Path) -> list[Path]:
 
 
 def choose_tables(
-    folder: Path, *, config: str | None, splits: Sequence[str], wanted: Wanted, kinds: Sequence[str] = TABLES
+    folder: Path,
+    *,
+    config: str | None,
+    splits: Sequence[str],
+    wanted: Wanted,
+    kinds: Sequence[str] = TABLES,
+    name: str = "",
 ) -> list[list[Path]]:
     """The files of the task's table in a folder, those of one split in one list; an empty list where it has no table.
 
-    Only files of these `kinds` are looked into: COCO's annotations are .json, too, and each is one large object.
+    Among several datasets it is the one whose folder is called `name`. Only files of these `kinds` are looked into:
+    COCO's annotations are .json, too, and each is one large object.
 
     Of files that don't have the `wanted` columns all are returned: whoever reads them says what is missing. DataError
     where the folder has only several other splits than those of the task.
     """
+    if name and (clone := _find_folder(folder, name)) is not None:
+        folder = clone
     found = tables_below(folder)
     own, listed = _listed_by_readme(folder, config, splits)
     chosen = [path for path in found if path in listed]
@@ -76,6 +85,12 @@ def choose_tables(
     for path in chosen:
         by_split.setdefault(split_of(_parts(folder, path), splits), []).append(path)
     return list(by_split.values())
+
+
+def _find_folder(folder: Path, name: str) -> Path | None:
+    """The one folder of this name right below, as a clone of a dataset has it."""
+    found = [path for path in folder.iterdir() if path.is_dir() and path.name.lower() == name.lower()]
+    return found[0] if len(found) == 1 and tables_below(found[0]) else None
 
 
 # By README.md.

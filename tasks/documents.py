@@ -256,9 +256,9 @@ def _choose_tables(source: DocumentSource, folder: Path) -> list[list[Path]]:
     named = [file for file in tables_below(folder) if kit and file.name in kit.files]
     has_own = source.rows_from is not None or source.rows_from_folder is not None
     kinds = [kind for kind in TABLES if not (has_own and kind == ".json")]
-    wanted = partial(_has_columns, source)
+    wanted, name = partial(_has_columns, source), source.data.rpartition("/")[2]
     try:
-        found = choose_tables(folder, config=source.config, splits=source.splits, wanted=wanted, kinds=kinds)
+        found = choose_tables(folder, config=source.config, splits=source.splits, wanted=wanted, kinds=kinds, name=name)
     except DataError:
         if len(named) != 1:
             raise

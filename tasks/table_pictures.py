@@ -8,13 +8,15 @@ Pictures that can't be had are counted and told; their samples fail when they ar
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from support.files import check_no_pointer
 from support.image_cells import NONE, SEVERAL, Find, is_image_text, picture_in_cell
 from support.image_folders import REFUSED
-from support.images import ImageRef, keep_known, shorten
+from support.images import ImageRef, is_read, keep_known, shorten
 from support.picture_keys import keep_all, recall_table, remember_table
 
 if TYPE_CHECKING:
@@ -91,8 +93,19 @@ def _keys_of(task: str, found: Sequence[ImageRef]) -> list[str]:
             lost.append(f"row {number}, {shorten(one.name)!r}: {one.why}{where}")
     if lost:
         log.warning(f"{task}: {len(lost):,} of {len(found):,} pictures can't be had: {'; '.join(lost[:2])}")
-    keys = iter(keep_all([one for one in found if one.problem != NONE]))
-    return ["" if one.problem == NONE else next(keys) for one in found]
+    shown = [one for one in found if one.problem != NONE]
+    keys = keep_all(shown)
+    _check_pointers([one for one, key in zip(shown, keys, strict=True) if not is_read(key)])
+    rest = iter(keys)
+    return ["" if one.problem == NONE else next(rest) for one in found]
+
+
+def _check_pointers(unread: Sequence[ImageRef]) -> None:
+    """OSError where Git LFS did not bring the pictures: all of a clone's are missing then."""
+    for one in unread:
+        if one.file is not None and not one.problem:
+            with suppress(FileNotFoundError, PermissionError, IsADirectoryError):
+                check_no_pointer(one.file)
 
 
 def _without_decoding(feature: Any) -> Any:

@@ -136,6 +136,12 @@ def test_a_split_may_be_called_by_its_other_name(tmp_path: Path) -> None:
     assert questions("mmbench", tmp_path) == ["right"]
 
 
+def test_a_dataset_among_others_is_told_by_its_folder(tmp_path: Path) -> None:
+    write(tmp_path / "MMVet", shards({"data/test": "right"}, "mmvet"))
+    write(tmp_path / "other", shards({"data/test": "no"}, "mmvet"))
+    assert questions("mmvet", tmp_path) == ["right"]
+
+
 def test_files_of_the_hubs_conversion_are_told_by_their_folders(tmp_path: Path) -> None:
     files = {f"{place}/0000.parquet": [row("mmbench", place)] for place in ("en/dev", "en/test", "cn/dev")}
     assert questions("mmbench", write(tmp_path, files)) == ["en/dev"]
@@ -217,6 +223,13 @@ def test_large_json_beside_a_tasks_own_layout_is_not_looked_into(
     with pytest.raises(BenchmarkDataError):
         questions("chair", tmp_path)
     assert looked_at == []
+
+
+def test_pictures_without_lfs_are_told_before_any_question(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_text(POINTER)
+    (tmp_path / "table.jsonl").write_text(json.dumps({**row("mmvet", "right"), "image": "1.png"}))
+    with pytest.raises(BenchmarkDataError, match=r"1\.png is a Git LFS pointer"):
+        questions("mmvet", tmp_path)
 
 
 def test_links_of_the_hubs_cache_are_tables(tmp_path: Path) -> None:
