@@ -116,7 +116,8 @@ def train_then_eval(
         found = preference_recipe(str(recipe), **changes)
     folder = Path(out) if out is not None else Path("runs") / found.name
     rater = _find_judge(judge if judge is not None or found.data is None else found.data.judge)
-    outcome = run(found, folder, rater, limit=limit, early_stop=early_stop, remote_code=trust_remote_code)
+    settings = EvalSettings(limit=limit)
+    outcome = run(found, folder, rater, settings=settings, early_stop=early_stop, remote_code=trust_remote_code)
     return TrainResult(outcome=outcome, report=write_report(outcome))
 
 

@@ -69,7 +69,16 @@ def run(arguments: list[str] | None = None) -> int:
     with protected_streams():
         for word in given:
             remember_address(word)
-        return _run(given)
+        try:
+            return _run(given)
+        finally:
+            _end_servers()
+
+
+def _end_servers() -> None:
+    """End a model server that the command has started and left, as a judge's."""
+    if (host := sys.modules.get("harness.serving.server_host")) is not None:
+        host.end_servers()
 
 
 def _run(given: list[str]) -> int:

@@ -28,6 +28,7 @@ from harness.cli.setting_options import OptionGroup, check_at_least, from_enviro
 from harness.engine.config import EngineConfig, config_from
 from harness.evaluation.eval_settings import EvalSettings
 from harness.models.chat_settings import acts_on_served
+from harness.serving.adapters import needs_of_usable
 from harness.serving.settings import ServerSettings
 from support.errors import OK, Need, NotReady, SettingError, UsageError
 from support.parsing import parse_json
@@ -98,6 +99,13 @@ def _make_settings(given: Mapping[str, Any]) -> EvalSettings:
     return settings
 
 
+def check_server(context: typer.Context, server: ServerSettings | None) -> None:
+    """SettingError for an option of a server that was given, without one."""
+    if server is None:
+        options = [name for name, _ in SERVER.options() if name != "serve"]
+        refuse_given(context, [*options, "serve_keep"], "--serve is not given")
+
+
 def _make_server(given: Mapping[str, Any]) -> ServerSettings | None:
     return None if given["command"] is None else ServerSettings(**given)
 
@@ -164,15 +172,14 @@ def eval_command(
     from harness.serving.server_host import ServerHost
     from leaderboards.board.board import Board
 
-    if server is None:
-        refuse_given(context, ("serve_set", "serve_options", "serve_patience"), "--serve is not given")
+    check_server(context, server)
     if server is None and all(spec.backend == "openai" for spec in specs):
         refuse_given(context, ("strict",), "the weights of a served model are not read")
         refuse_given(context, ("answers",), "the answers of a served model are kept in --ledger")
     chosen = expand(tasks)
     judge.check(context, any(task.judged for task in chosen))
     check_data(settings.data, chosen)
-    rater = judge.make()
+    rater = judge.make(asked=not dry_run)
     if dry_run:
         check_judge(rater, chosen, official_prompts=settings.official_prompts)
         named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in specs)
@@ -190,7 +197,7 @@ def eval_command(
         engine=engine,
         board=Board(run.out / "board"),
         server=None if server is None else ServerHost(settings=server, folder=run.out / "servers"),
-        adapters=[spec.adapter for spec in specs if spec.adapter is not None],
+        adapters=needs_of_usable(spec.adapter for spec in specs if spec.adapter is not None),
         ledger=judge.ledger,
         fresh=run.fresh,
     )

@@ -89,6 +89,11 @@ class JudgeOptions(JudgeSettings):
     """Name of the judge's server in the ledger in place of its address, or the address it had before."""
     batch: bool = False
     """Use OpenAI's Batch API: half the price, replies within a day."""
+    serve: str | None = None
+    """vllm, sglang, or a command with {model} {host} {port} {name}: serve the judge, a model of open weights, for this
+    run."""
+    serve_set: Mapping[str, str] = field(default_factory=dict)
+    """NAME=VALUE: any flag of the judge's server; repeatable."""
     settings: tuple[str, ...] = ()
     """NAME=VALUE of any of the judge's settings below; repeatable."""
     repeats: int = 1
@@ -103,7 +108,7 @@ class JudgeOptions(JudgeSettings):
 
     def check(self, context: typer.Context, judged: bool = True) -> None:
         """SettingError for an option that was given and has no effect with this judge, or without judged tasks."""
-        own = ("url", "key", "budget", "known_as", "batch", "set", "repeats")
+        own = ("url", "key", "budget", "known_as", "batch", "serve", "serve_set", "set", "repeats")
         options = [f"judge_{name}" for name in (*own, *(setting.name for setting in settings_of(JudgeSettings)))]
         if not judged:
             refuse_given(context, ["judge", *options], "no chosen task needs a judge")
@@ -111,6 +116,11 @@ class JudgeOptions(JudgeSettings):
             refuse_given(context, options, "the judge 'exact' compares with scene graphs on this machine")
         if self.name is None:
             refuse_given(context, options, "no --judge is named")
+        if self.serve is None:
+            refuse_given(context, ["judge_serve_set"], "--judge-serve is not given")
+        else:
+            served = [f"judge_{name}" for name in ("url", "key", "budget", "known_as", "batch")]
+            refuse_given(context, served, "the judge's server is started for this run")
 
     def judge_settings(self) -> JudgeSettings:
         """How the judge is asked: by options, and by `--judge-set`, which wins."""
@@ -119,8 +129,8 @@ class JudgeOptions(JudgeSettings):
         found = made(JudgeSettings, given | pairs, "--judge-set")
         return GivenSettings(**vars(found), given=tuple(pairs)) if pairs else found
 
-    def make(self) -> "Judge":
-        """The judge; warns if its provider will shut it down."""
+    def make(self, *, asked: bool = True) -> "Judge":
+        """The judge; warns if its provider will shut it down. Weights to serve are fetched if it is to be `asked`."""
         from datetime import date
 
         from harness.evaluation.make_judge import make_judge
@@ -129,11 +139,29 @@ class JudgeOptions(JudgeSettings):
         name = self.name or EXACT
         if name == EXACT:
             return make_judge(name)
+        if self.serve is not None:
+            return self._make_served(name, self.serve, asked)
         if warning := retired(name, date.today()):
             log.warning(warning)
         more: dict[str, Any] = {"ledger": self.ledger, "budget": self.budget, "batch": self.batch}
         more["known_as"] = self.known_as
         return make_judge(name, url=self.url, key=self.key, settings=self.judge_settings(), **more)
+
+    def _make_served(self, name: str, command: str, asked: bool) -> "Judge":
+        """The judge of these weights, behind a server that is started when it is first asked."""
+        from harness.models.fetch import fetch
+        from harness.models.spec import find
+        from harness.serving.served_judge import ServedJudge
+        from harness.serving.server_host import ServerHost
+        from harness.serving.settings import ServerSettings
+        from tasks.judges.ledger import Ledger
+
+        spec, server = find(name), ServerSettings(command=command, flags=self.serve_set)
+        if spec.backend == "openai":
+            raise SettingError(f"--judge-serve {command}: {name} has no weights to serve")
+        host = ServerHost(settings=server, folder=self.ledger.parent / "servers")
+        spec = fetch(spec) if asked else spec
+        return ServedJudge(spec, host, ledger=Ledger(self.ledger), settings=self.judge_settings())
 
 
 JUDGE: Final = OptionGroup(

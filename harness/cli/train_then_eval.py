@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.cli.evaluate import SERVER, check_server
 from harness.cli.judging import exit_code_of
 from harness.cli.options import (
     ANY,
@@ -34,6 +35,7 @@ from harness.cli.train_options import (
 )
 from harness.evaluation.eval_settings import EvalSettings
 from harness.runs.recipe_training import check_packages, find_layout
+from harness.serving.settings import ServerSettings
 from support.errors import FAILED, LOSSY, OK, REGRESSED, UsageError
 from support.processes import is_launched, world_size
 
@@ -61,11 +63,16 @@ class TrainingOptions(LaunchOptions):
         return [name for name in self.require_better if name != ANY]
 
 
+SERVED = replace(SERVER, without=frozenset({"lease"}))
 TRAINING = OptionGroup(kind=TrainingOptions, panel="Training", environment=False)
 
 
 @with_settings(
-    config="train-then-eval", data=RUN_DATA, judge=JUDGE.but("batch", "repeats", name=None), training=TRAINING
+    config="train-then-eval",
+    data=RUN_DATA,
+    judge=JUDGE.but("batch", "repeats", name=None),
+    training=TRAINING,
+    server=SERVED,
 )
 def train_then_eval_command(
     context: typer.Context,
@@ -85,6 +92,7 @@ def train_then_eval_command(
     data: RunDataOptions,
     judge: JudgeOptions,
     training: TrainingOptions,
+    server: ServerSettings | None,
 ) -> int:
     """Score the base, train, score every checkpoint, compare.
 
@@ -95,7 +103,8 @@ def train_then_eval_command(
     folder = run_folder_of(out, found.name, seed)
     judge = replace(judge, name=judge.name or (found.data.judge if found.data else None) or "exact")
     judge.check(context)
-    rater = judge.make()
+    check_server(context, server)
+    rater = judge.make(asked=not dry_run)
     layout = _find_layout(found, folder, training, dry_run)
     if dry_run:
         _check_judge(rater, found)
@@ -105,6 +114,7 @@ def train_then_eval_command(
     from harness.runs.needs import require_run_ready
     from harness.runs.report import to_json, write_report
     from harness.runs.train_then_eval import train_then_eval
+    from harness.serving.server_host import ServerHost
     from support.stages import Stages
     from trainers.cluster.launch import check_world
 
@@ -116,7 +126,9 @@ def train_then_eval_command(
         processes = layout if layout is not None and layout.needs_launch else None
         asked: dict[str, Any] = {"early_stop": training.early_stop, "remote_code": training.trust_remote_code}
         asked["settings"] = settings
-        outcome = train_then_eval(found, folder, rater, limit=limit, layout=processes, **asked)
+        if server is not None:
+            asked["server"] = ServerHost(settings=server, folder=folder / "servers", ledger=judge.ledger)
+        outcome = train_then_eval(found, folder, rater, layout=processes, **asked)
         text = write_report(outcome)
     print(to_json(outcome) if as_json else text)
     log.info(f"report: {folder / 'report.md'}")

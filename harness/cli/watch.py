@@ -2,17 +2,19 @@
 
 import json
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.evaluate import EVALUATION
+from harness.cli.evaluate import EVALUATION, SERVER, check_server
 from harness.cli.options import JUDGE, Json, JudgeOptions, Tasks, check_data, expand, say
 from harness.cli.setting_options import OptionGroup, with_settings
 from harness.evaluation.eval_settings import EvalSettings
 from harness.runs.watch import WatchSettings
+from harness.serving.settings import ServerSettings
 from support.errors import FAILED, OK, one_line
 
 if TYPE_CHECKING:
@@ -26,7 +28,9 @@ WATCH = OptionGroup(kind=WatchSettings, panel="Watching", without=frozenset({"ba
 WITHOUT_OPTION = ("official_prompts", "judge_repeats", "calibration", "full_answers")
 
 
-@with_settings(settings=WATCH, evaluation=EVALUATION.but(*WITHOUT_OPTION), judge=JUDGE.but("batch", "repeats"))
+@with_settings(
+    settings=WATCH, evaluation=EVALUATION.but(*WITHOUT_OPTION), server=SERVER, judge=JUDGE.but("batch", "repeats")
+)
 def watch_command(
     context: typer.Context,
     folder: Annotated[
@@ -43,6 +47,7 @@ def watch_command(
     *,
     settings: WatchSettings,
     evaluation: EvalSettings,
+    server: ServerSettings | None,
     judge: JudgeOptions,
 ) -> int:
     """Score each checkpoint of a training run as it is written.
@@ -55,6 +60,8 @@ def watch_command(
     from harness.models.spec import find
     from harness.runs.scoring_queue import Scoring
     from harness.runs.watch import watch
+    from harness.serving.adapters import needs_of_usable
+    from harness.serving.server_host import ServerHost
     from leaderboards.board.board import Board
     from support.stages import Stages
     from trainers.training.checkpoints import QuietPeriod, find_complete_checkpoints
@@ -62,12 +69,14 @@ def watch_command(
     chosen = expand(tasks)
     judge.check(context, any(task.judged for task in chosen))
     check_data(evaluation.data, chosen)
+    check_server(context, server)
     rater, out = judge.make(), out or folder
     register()
     for given in filter(None, (base, settings.model_base)):
         find(given)  # an unknown base is the command's mistake
     find_complete_checkpoints(folder, QuietPeriod(settings.settle))  # so is a folder that is not there
-    with Stages():
+    host = None if server is None else ServerHost(settings=server, folder=out / "servers", ledger=judge.ledger)
+    with Stages(), host or nullcontext():
         require_ready(chosen, rater, evaluation, models=[] if base is None else [find(base)])
         scoring = Scoring(
             board=Board(out / "board"),
@@ -76,6 +85,8 @@ def watch_command(
             state=out / "watch",
             settings=evaluation,
             host=AdapterHost(),
+            server=None if host is None else stack.enter_context(host),
+            adapters=lambda: needs_of_usable(folder.glob("**/checkpoint-*")),
             remote_code=settings.trust_remote_code,
             adapters_base=settings.model_base,
         )

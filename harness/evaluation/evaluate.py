@@ -65,8 +65,10 @@ def evaluate(
     lm = (load or load_model)(spec, engine, hints=hints, ledger=ledger)
     with nullcontext() if hasattr(lm, "clock") else timer("answers"):  # an LM in this process takes times itself
         answers = generate(lm, loaded, limit=settings.limit, seed=settings.seed)
-    scored = {task.name: _score(task, answers[task.name], judge, settings, timer) for task in tasks}
     of_lm: dict[str, str] = getattr(lm, "provenance", dict)()
+    spent, counts = dict(getattr(getattr(lm, "clock", None), "seconds", {})), dict(getattr(lm, "counts", {}))
+    del lm  # a judge that is served for this run needs the memory
+    scored = {task.name: _score(task, answers[task.name], judge, settings, timer) for task in tasks}
     seconds, total = time.monotonic() - started, sum(map(len, answers.values()))
     run = Run(
         run=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}",
@@ -86,13 +88,13 @@ def evaluate(
         found = entries_of(result, run, judge=shown_judge, seconds=share, cost=cost, facts=facts)
         entries += with_counts(list(found), own)
         samples += own
-    spent = {**getattr(getattr(lm, "clock", None), "seconds", {}), **timer.seconds}
+    spent |= timer.seconds
     return Evaluation(
         entries=entries,
         samples=samples,
         shared=of_lm.get("shared", ""),
         seconds=spent | {"other": seconds - sum(spent.values())},
-        counts=dict(getattr(lm, "counts", {})),
+        counts=counts,
         may_pass=any(why is not None and why.may_pass for result, _ in scored.values() for why in result.lost),
     )
 

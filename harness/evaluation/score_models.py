@@ -7,6 +7,7 @@ scorer.score(find("scenes-base"), "scenes-base")
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -20,8 +21,10 @@ from harness.models.adapter_host import AdapterHost
 from harness.models.fetch import cached, fetch
 from harness.models.served_identity import end_run, identified, is_of_one_run
 from harness.models.spec import ModelSpec
+from harness.serving.adapters import Adapters
 from harness.serving.model_server import known_of
-from harness.serving.server_host import ServerHost
+from harness.serving.served_judge import make_room_for
+from harness.serving.server_host import ServerHost, end_servers
 from leaderboards.board.board import Board
 from support.errors import HarnessError, Need, NotReady
 from tasks.judges.protocol import Judge
@@ -44,7 +47,7 @@ class ModelScorer:
     """Gets the scores; models that it has complete scores of are skipped. None: nothing is kept."""
     server: ServerHost | None = None
     """Serves the weights, which are scored through it."""
-    adapters: Sequence[Path] = ()
+    adapters: Adapters = field(default_factory=Adapters)
     """What the server is to be ready for, beside the model that is scored."""
     ledger: Path | None = None
     """File that keeps the replies of a served model; None: the default file."""
@@ -54,6 +57,7 @@ class ModelScorer:
     def __post_init__(self) -> None:
         check_judge(self.judge, self.tasks, official_prompts=self.settings.official_prompts)
         self._host = AdapterHost()
+        make_room_for(self.judge, self._host.drop)
 
     def score(self, spec: ModelSpec, name: str, engine: EngineConfig | None = None) -> Evaluation | None:
         """Score one model under this name, with other engine settings if given; None if the board has its scores."""
@@ -67,16 +71,20 @@ class ModelScorer:
             log.info(f"{name}: already on the board in {self.board.folder}, nothing to do")
             return None
         log.info(f"{name}: scoring on {', '.join(task.name for task in self.tasks)}")
-        evaluation = evaluate(
-            spec if self.server is None else self.server.reach(spec, self.adapters),
-            self.tasks,
-            self.judge,
-            settings,
-            engine=engine,
-            name=name,
-            ledger=self.ledger,
-            load=self._host.load,
-        )
+        if self.server is None:
+            end_servers()  # a judge's, which has the memory that this model needs
+        reached = spec if self.server is None else self.server.reach(spec, self.adapters)
+        with nullcontext() if self.server is None else self.server.asked():
+            evaluation = evaluate(
+                reached,
+                self.tasks,
+                self.judge,
+                settings,
+                engine=engine,
+                name=name,
+                ledger=self.ledger,
+                load=self._host.load,
+            )
         if self.server is not None:
             started, self.server.seconds = {"server start": self.server.seconds}, 0.0
             evaluation = replace(evaluation, seconds={**evaluation.seconds, **started})

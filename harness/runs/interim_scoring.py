@@ -119,7 +119,7 @@ class _ScoreBetweenSaves:
     def __call__(self, checkpoint: Checkpoint) -> bool:
         """False once a probe became worse."""
         note = parse_json((checkpoint.path / NOTE).read_text(encoding="utf-8"))
-        if note["step"] == note.get("steps"):
+        if note["step"] == note.get("steps") or self.scoring.after_training:
             return True
         with _keep_random_state():
             try:
@@ -129,7 +129,7 @@ class _ScoreBetweenSaves:
                 text = "%s: not scored while training goes on (%s); scored after it"
                 log.info(text, checkpoint.path, describe_error(error, 200))
             finally:
-                self.scoring.host.drop()  # training needs the memory
+                self.scoring.drop()  # training needs the memory
         self.stop = self._find_stop(checkpoint, note["steps"]) if self.probes else None
         if self.stop is not None:
             atomic_write_text(self.job.out / STOPPED, json.dumps(asdict(self.stop), indent=1))

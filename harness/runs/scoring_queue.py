@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,10 @@ from harness.models.base_names import ADAPTER_CONFIG
 from harness.models.configuration import identity_of_folder
 from harness.models.fetch import fetch
 from harness.models.spec import ModelSpec, find
+from harness.serving.adapters import Adapters
+from harness.serving.model_server import known_of
+from harness.serving.served_judge import make_room_for
+from harness.serving.server_host import ServerHost, end_servers
 from leaderboards.board.board import Board
 from support.errors import one_line
 from support.files import atomic_write_text, file_lock, short_name
@@ -51,6 +55,12 @@ class Scoring:
     """Whether the user allows the models' own code to run."""
     adapters_base: str | None = None
     """What adapters in folders go on, by the user's word."""
+    server: ServerHost | None = None
+    """Serves models, which are scored through it."""
+    adapters: Callable[[], Adapters] = Adapters
+    """What a server that is started is to be ready for, beside the model that is scored."""
+    after_training: bool = False
+    """Whether nothing is scored before the training is over."""
     timed: Callable[[str], AbstractContextManager[Any]] = lambda stage: nullcontext()
     """A context manager that takes the time of one scoring, by its name."""
 
@@ -85,12 +95,32 @@ class Scoring:
             if self._is_on_board(spec, name):
                 return "on board"
             log.info("%s: scoring on %s", name, ", ".join(task.name for task in self.tasks))
-            with self.timed(f"score {name}"):
+            with self.timed(f"score {name}"), nullcontext() if self.server is None else self.server.asked():
                 evaluation = evaluate(
-                    spec, self.tasks, self.judge, self.settings, engine=self.engine, name=name, load=self.host.load
+                    self._reach(spec),
+                    self.tasks,
+                    self.judge,
+                    self.settings,
+                    engine=self.engine,
+                    name=name,
+                    ledger=None if self.server is None else self.server.ledger,
+                    load=self.host.load,
                 )
             self.board.add(evaluation.entries, evaluation.samples)
             return "scored"
+
+    def drop(self) -> None:
+        """Let go of the model in memory, and end the server, unless that is to be kept: training needs the memory."""
+        self.host.drop()
+        if self.server is None or not self.server.settings.keep or not self.server.is_running:
+            end_servers()
+
+    def _reach(self, spec: ModelSpec) -> ModelSpec:
+        make_room_for(self.judge, self.host.drop)
+        if self.server is not None:
+            return self.server.reach(spec, self.adapters())
+        end_servers()  # a judge's, which has the memory that this model needs
+        return spec
 
     def find_lost(self, spec: ModelSpec, name: str) -> str:
         """Why a scored model is not done: answers that failed or got no rating; "" if it is done."""
@@ -103,6 +133,8 @@ class Scoring:
         )
 
     def _is_on_board(self, spec: ModelSpec, name: str) -> bool:
+        if self.server is not None:
+            spec = replace(spec, digests=known_of(spec, self.server.settings))
         return on_board(self.board, spec, name, self.tasks, self.judge, self.settings, self.engine)
 
 

@@ -11,6 +11,7 @@ run that was killed and does nothing for one that is done.
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +42,8 @@ from harness.runs.training_alarms import (
     read_log,
 )
 from harness.runs.training_data import TrainingData, prepare_training_data
+from harness.serving.adapters import Adapters, needs_of_usable
+from harness.serving.server_host import ServerHost
 from leaderboards.board.board import Board
 from support.errors import JudgeError, RunError
 from support.files import atomic_write_text
@@ -52,6 +55,7 @@ from trainers.config.data import Data
 from trainers.config.recipe import PreferenceRecipe
 from trainers.data.chat import TOKENS_VERSION
 from trainers.data.image_hashes import IMAGE_FACTS
+from trainers.training.adapters import PARTS
 from trainers.training.checkpoints import Checkpoint, QuietPeriod, find_complete_checkpoints
 from trainers.training.job import Job
 
@@ -66,28 +70,30 @@ def train_then_eval(
     out: Path,
     judge: Judge,
     *,
-    limit: int | None = None,
     settings: EvalSettings | None = None,
     early_stop: Sequence[str] = (),
     layout: Layout | None = None,
     remote_code: bool = False,
+    server: ServerHost | None = None,
 ) -> Outcome:
-    """Do, or finish, the run of `recipe` in `out`; `limit` bounds instructions (or rows read) and documents a task.
+    """Do, or finish, the run of `recipe` in `out`; `settings.limit` bounds instructions (or rows read), too.
 
-    `settings`: how models are scored, but for this limit and the recipe's seed. `early_stop` names probes, "task" or
+    `settings`: how models are scored, but for the recipe's seed. `early_stop` names probes, "task" or
     "task.metric": training ends once one is significantly worse than the base's. `layout`: processes that train, while
-    this one does all else; None = this one trains. `remote_code`: code of the recipe's models may run. InputError for a
-    probe that the recipe's tasks don't have; RunError.
+    this one does all else; None = this one trains. `remote_code`: code of the recipe's models may run. `server`: all is
+    scored behind it, after the training unless it is to be kept while that runs or scores are needed earlier.
+    InputError for a probe that the recipe's tasks don't have; RunError.
     """
     tasks = tasks_of(recipe)
     probes = [probe(name, tasks) for name in early_stop]
     check_judge(judge, tasks)
+    limit = None if settings is None else settings.limit
     recipe = recipe if limit is None else _limit(recipe, limit)
-    with hold_run_folder(out):
+    with hold_run_folder(out), server or nullcontext():
         claim(out, recipe, limit)
         register()
-        scored = replace(settings or EvalSettings(), limit=limit, seed=recipe.seed)
-        run = _Run(recipe, out, judge, tasks, probes, scored, remote_code)
+        scored = replace(settings or EvalSettings(), seed=recipe.seed)
+        run = _Run(recipe, out, judge, tasks, probes, scored, remote_code=remote_code, server=server)
         run.score_base()
         data = prepare_training_data(recipe, out, judge, tasks, run.seconds, scored, remote_code=remote_code)
         arms, stop = run.train_arms(data, layout)
@@ -108,7 +114,9 @@ class _Run:
         tasks: Sequence[TaskSpec],
         probes: Sequence[Metric],
         settings: EvalSettings,
+        *,
         remote_code: bool,
+        server: ServerHost | None,
     ) -> None:
         self.recipe, self.out, self.tasks, self.probes = recipe, out, tasks, probes
         self.seconds = StageTimer(out / "seconds.json")
@@ -122,6 +130,9 @@ class _Run:
             settings=settings,
             host=self.host,
             timed=self.seconds,
+            adapters=self._find_adapters,
+            after_training=self._waits(server),
+            server=server,
             remote_code=remote_code,
         )
         self.scored_before = {entry.model for entry in self.board.entries()}
@@ -134,14 +145,18 @@ class _Run:
     def score_base(self) -> None:
         """Score the model that is trained, if it can be trained."""
         base_to_train(self.base, self.recipe.base)
+        if self.scoring.after_training:
+            log.info("%s: scored after the training, on the server of its checkpoints", self.recipe.base)
+            return
         self._score(self.base, self.recipe.base)
-        self.host.drop()  # the pool and training need the memory
+        self.scoring.drop()  # the pool and training need the memory
         for alarm in find_probes_without_value(Scores(self.board), self.probes, [self.recipe.base]):
             log.info("%s", alarm.words)
 
     def train_arms(self, data: TrainingData, layout: Layout | None) -> tuple[dict[str, Job], Stop | None]:
         """Train, and the control: the jobs by arm, and why training was stopped early."""
         recipe = self.recipe
+        self.scoring.drop()  # a judge that was served has rated the data
         job = Job(
             recipe=recipe,
             out=self.out,
@@ -164,6 +179,8 @@ class _Run:
     def score_checkpoints(self, arms: dict[str, Job]) -> dict[str, str]:
         """Score the checkpoints that are not on the board yet; names of those whose scoring failed, and why."""
         failed: dict[str, str] = {}
+        if self.scoring.after_training:
+            self._score(self.base, self.recipe.base)
         for job in arms.values():
             for found in find_complete_checkpoints(job.out, QuietPeriod(0))[0]:
                 name = found.path.as_posix()
@@ -175,6 +192,8 @@ class _Run:
                     self.host.drop()
                     failed[name] = describe_error(error)
                     log.info("%s: not scored (%s); the same command tries it again", name, failed[name])
+        if self.scoring.server is not None:
+            self.scoring.server.end()
         return failed
 
     def list_checkpoints(self, arms: dict[str, Job]) -> list[Checkpoint]:
@@ -278,6 +297,19 @@ class _Run:
             return describe_error(error, 200)
         atomic_write_text(path, json.dumps({"of": key, "found": found.to_json()}, indent=1))
         return found
+
+    def _waits(self, server: ServerHost | None) -> bool:
+        """Whether a server is started once, after the training: it would hold memory that training needs."""
+        if server is None or server.settings.keep:
+            return False
+        return not self.probes and self.recipe.training.keep is None  # these need scores while training waits
+
+    def _find_adapters(self) -> Adapters:
+        """What a server must be ready for to have this run's adapters."""
+        lora = self.recipe.training.lora
+        rank = 0 if lora is None else 2 * lora.r if lora.init in PARTS else lora.r
+        folders = [path for out in (self.out, self.out / CONTROL) for path in out.glob("checkpoint-*")]
+        return needs_of_usable(folders) | Adapters(rank=rank)
 
     def _score(self, spec: ModelSpec, name: str) -> None:
         if self.scoring.score(spec, name) == "on board" and name in self.scored_before:

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from harness.models.base_names import ADAPTER_CONFIG
 from harness.models.weight_files import read_json, read_tensors, weight_files
-from support.errors import ServerError
+from support.errors import HarnessError, ServerError
 
 INSTEAD: Final = "score it without --serve, or merge it into its base"
 _USUAL: Final = 8
@@ -63,6 +64,15 @@ def needs_of(folders: Iterable[Path]) -> Adapters:
     for folder in folders:
         if (folder / ADAPTER_CONFIG).is_file():
             needs |= _needs_of(folder)
+    return needs
+
+
+def needs_of_usable(folders: Iterable[Path]) -> Adapters:
+    """The same without those that can't be served: each says so in its turn."""
+    needs = Adapters()
+    for folder in folders:
+        with suppress(HarnessError):
+            needs |= needs_of([folder])
     return needs
 
 

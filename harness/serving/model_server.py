@@ -21,22 +21,27 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+from harness.engine.chat_template import FACT
+from harness.models.chat_templates import chat_template_of, read_template_file
 from harness.models.configuration import identity_behind_server
 from harness.models.spec import ModelSpec
 from harness.models.vision_names import with_full_names
 from harness.serving.adapters import INSTEAD, Adapters, needs_of
 from harness.serving.server_log import find_cause, find_left_out, is_port_taken, newest_line
 from harness.serving.settings import COMMANDS, ServerSettings, fill_places
-from support.errors import ServerError, one_line
-from support.files import short_name
+from support.errors import ModelError, ServerError, one_line
+from support.files import atomic_write_text, short_name
 from support.processes import ChildProcess, ended_by_sigterm, free_port
 from support.secrets import redact
 from tasks.judges.chat_client import run_in_thread
 
 log = logging.getLogger(__name__)
 
+TEMPLATE_FLAG: Final = "chat-template"
 ATTEMPTS: Final = 3
 """How often a server is started anew on another port, where one was taken meanwhile."""
+_ENDING: Final = 20.0
+"""Seconds in which a server that answers no more has ended."""
 LOADING: Final = 600.0
 """Seconds for an adapter to be loaded."""
 _RUNTIME: Final = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
@@ -56,16 +61,13 @@ class ModelServer:
     """What it is ready for."""
     folder: Path
     """Of its log."""
-    base: str
-    """What it calls the model without an adapter."""
     loaded: str | None = None
     """The adapter that it has at present."""
 
     def reach(self, spec: ModelSpec) -> ModelSpec:
         """`spec` behind this server, which has its base; its adapter is loaded, in place of another. ServerError."""
-        asked = self.base
+        asked = name_behind_server(spec)
         if spec.adapter is not None:
-            asked = f"{spec.name}-adapter"
             self._load(spec, spec.adapter, asked)
         known = known_of(spec, self.settings)
         return replace(spec, backend="openai", pretrained=asked, url=f"{self.url}/v1", digests=known)
@@ -76,9 +78,13 @@ class ModelServer:
         return self.process.exit_code is None
 
     def check(self) -> None:
-        """ServerError if it has ended."""
+        """ServerError if it has ended, or is about to."""
+        until = time.monotonic() + _ENDING
+        while self.is_running and not is_up(self.url) and time.monotonic() < until:
+            time.sleep(0.2)
         if not self.is_running:
-            raise ServerError(_describe_end(self.process))
+            hint = f"; with adapters of the vision encoder: {INSTEAD}" if self.adapters.vision else ""
+            raise ServerError(_describe_end(self.process) + hint)
 
     def _load(self, spec: ModelSpec, adapter: Path, name: str) -> None:
         if self.loaded is not None:
@@ -113,19 +119,38 @@ def started(
     """A server of the base of `spec`, ready for its adapter and for `adapters`. ClusterError, ServerError."""
     adapters = (adapters or Adapters()) | needs_of([spec.adapter] if spec.adapter is not None else [])
     program, base = settings.find_program(), _name_base(spec)
-    shown = spec
+    shown, template = spec, []
     if settings.command in COMMANDS and spec.folder is not None:
         shown = replace(spec, folder=with_full_names(spec.folder, folder / "weights").resolve())
-    words = [program, *settings.command_of(shown, name=base, adapters=adapters)[1:]]
+        template = _template_words(spec, settings, folder)
+    words = [program, *settings.command_of(shown, name=base, adapters=adapters)[1:], *template]
     environment = os.environ | _RUNTIME if adapters.rank else None
     process, url = _start(words, settings, folder, spec.name, environment)
     with process:
-        yield ModelServer(process=process, url=url, settings=settings, adapters=adapters, folder=folder, base=base)
+        yield ModelServer(process=process, url=url, settings=settings, adapters=adapters, folder=folder)
 
 
 def known_of(spec: ModelSpec, settings: ServerSettings) -> dict[str, str]:
     """What tells a model that is served so from others, as entries record it and the ledger knows it."""
-    return identity_behind_server(spec) | settings.facts_of(spec)
+    template = settings.flag(TEMPLATE_FLAG)
+    asked = {} if template is None else {FACT: read_template_file(Path(template)).digest}
+    return identity_behind_server(spec) | asked | settings.facts_of(spec)
+
+
+def _template_words(spec: ModelSpec, settings: ServerSettings, folder: Path) -> list[str]:
+    """The flag for the chat template that the model was trained with, where it is not in the folder of its weights."""
+    with suppress(ModelError):  # of a server that has a template of its own
+        template = chat_template_of(spec)
+        if not template.own and template.text is not None and settings.flag(TEMPLATE_FLAG) is None:
+            path = folder / f"chat-template-{template.digest}.jinja"
+            atomic_write_text(path, template.text)
+            return [f"--{TEMPLATE_FLAG}", str(path.resolve())]
+    return []
+
+
+def name_behind_server(spec: ModelSpec) -> str:
+    """What its server calls a model."""
+    return f"{spec.name}-adapter" if spec.adapter is not None else _name_base(spec)
 
 
 def _name_base(spec: ModelSpec) -> str:

@@ -102,12 +102,14 @@ class ServerSettings:
             words += ["--dtype", dtype]
         return [*words, *self._flag_words(), *self.options]
 
+    def flag(self, name: str) -> str | None:
+        """The value given for a flag, under its plain name."""
+        return dict(self._pairs()).get(name)
+
     def find_program(self) -> str:
         """The path of the program. ServerError where it is not installed."""
         word = self._template()[0]
-        beside = str(BESIDE) if self.command == "vllm" and word == "vllm" else ""
-        found = shutil.which(word) or shutil.which(beside)
-        if found is None:
+        if (found := shutil.which(word)) is None:
             hint = " and name its command by VLLM_BIN" if self.command == "vllm" else ""
             missing = f"no `{word}` on the PATH; install it in an environment of its own{hint}"
             raise ServerError(f"--serve {self.command}: {missing}")
@@ -140,7 +142,8 @@ class ServerSettings:
             known = f"neither {' nor '.join(COMMANDS)}, nor a command line with {missing[0]} in it"
             raise SettingError(f"serve command {self.command!r}: {known}")
         if self.command == "vllm":
-            words[0] = os.environ.get("VLLM_BIN") or words[0]
+            beside = str(BESIDE) if shutil.which(BESIDE) and not shutil.which(words[0]) else words[0]
+            words[0] = os.environ.get("VLLM_BIN") or beside
         return words
 
 

@@ -100,3 +100,14 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipes") / "tiny.toml"
     path.write_text(TINY, encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """VLLM_BIN is a small script; the file gets what it was called with and asked."""
+    from tests.harness.fake_vllm import write_vllm
+
+    record = tmp_path / "record.jsonl"
+    monkeypatch.setenv("VLLM_BIN", str(write_vllm(tmp_path / "vllm", record)))
+    monkeypatch.chdir(tmp_path)
+    return record

@@ -91,7 +91,8 @@ targets = '.*language_model.*q_proj'
 @pytest.fixture(scope="module")
 def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run on pairs that are there already, at a learning rate that ruins the model, and its recipe's file."""
-    from harness.runs.train_then_eval import train_then_eval
+    from harness.evaluation.eval_settings import EvalSettings
+from harness.runs.train_then_eval import train_then_eval
     from support.images import ImageRef
     from tasks.scenes.judge import ExactJudge
     from tasks.scenes.language import caption
@@ -119,7 +120,8 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def run(**given: Any) -> Any:
         recipe = preference_recipe(str(folder / "spoilt.toml"))
-        return train_then_eval(recipe, folder / "run", ExactJudge(), limit=40, early_stop=["scenes_mme"])
+        settings = EvalSettings(limit=40)
+        return train_then_eval(recipe, folder / "run", ExactJudge(), settings=settings, early_stop=["scenes_mme"])
 
     run.folder = folder  # type: ignore[attr-defined]
     return run
