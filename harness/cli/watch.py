@@ -2,7 +2,7 @@
 
 import json
 import logging
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,7 +85,7 @@ def watch_command(
             state=out / "watch",
             settings=evaluation,
             host=AdapterHost(),
-            server=None if host is None else stack.enter_context(host),
+            server=host,
             adapters=lambda: needs_of_usable(folder.glob("**/checkpoint-*")),
             remote_code=settings.trust_remote_code,
             adapters_base=settings.model_base,

@@ -83,7 +83,7 @@ class ModelServer:
         while self.is_running and not is_up(self.url) and time.monotonic() < until:
             time.sleep(0.2)
         if not self.is_running:
-            hint = f"; with adapters of the vision encoder: {INSTEAD}" if self.adapters.vision else ""
+            hint = f"; its adapter changes the vision encoder: {INSTEAD}" if self.adapters.vision else ""
             raise ServerError(_describe_end(self.process) + hint)
 
     def _load(self, spec: ModelSpec, adapter: Path, name: str) -> None:

@@ -22,6 +22,7 @@ from harness.serving.adapters import Adapters, needs_of
 from harness.serving.model_server import ModelServer, started
 from harness.serving.settings import ServerSettings
 from support.errors import HarnessError, ModelError
+from support.processes import ended_by_sigterm
 
 
 @dataclass(kw_only=True)
@@ -93,6 +94,7 @@ class ServerHost:
             ServerHost._holder.end()
         needs = own | (adapters if self.settings.command == "vllm" else Adapters())
         ServerHost._holder = self
+        self._stack.enter_context(ended_by_sigterm())
         self._server = self._stack.enter_context(started(spec, self.settings, folder=self.folder, adapters=needs))
         self._base, self.starts = base, self.starts + 1
         return self._server

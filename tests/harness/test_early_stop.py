@@ -92,7 +92,7 @@ targets = '.*language_model.*q_proj'
 def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run on pairs that are there already, at a learning rate that ruins the model, and its recipe's file."""
     from harness.evaluation.eval_settings import EvalSettings
-from harness.runs.train_then_eval import train_then_eval
+    from harness.runs.train_then_eval import train_then_eval
     from support.images import ImageRef
     from tasks.scenes.judge import ExactJudge
     from tasks.scenes.language import caption
