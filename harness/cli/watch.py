@@ -20,6 +20,7 @@ from support.errors import FAILED, OK, one_line
 if TYPE_CHECKING:
     from harness.runs.scoring_queue import Scoring
     from harness.runs.watch import Watched
+    from harness.serving.server_host import ServerHost
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +56,11 @@ def watch_command(
     After an interruption the same command continues.
     """
     from harness.evaluation.preflight import require_ready
-    from harness.models.adapter_host import AdapterHost
     from harness.models.load import register
     from harness.models.spec import find
     from harness.runs.scoring_queue import Scoring
     from harness.runs.watch import watch
     from harness.serving.adapters import needs_of_usable
-    from harness.serving.server_host import ServerHost
     from leaderboards.board.board import Board
     from support.stages import Stages
     from trainers.training.checkpoints import QuietPeriod, find_complete_checkpoints
@@ -75,7 +74,7 @@ def watch_command(
     for given in filter(None, (base, settings.model_base)):
         find(given)  # an unknown base is the command's mistake
     find_complete_checkpoints(folder, QuietPeriod(settings.settle))  # so is a folder that is not there
-    host = None if server is None else ServerHost(settings=server, folder=out / "servers", ledger=judge.ledger)
+    host = _make_host(server, out, judge)
     with Stages(), host or nullcontext():
         require_ready(chosen, rater, evaluation, models=[] if base is None else [find(base)])
         scoring = Scoring(
@@ -84,7 +83,6 @@ def watch_command(
             judge=rater,
             state=out / "watch",
             settings=evaluation,
-            host=AdapterHost(),
             server=host,
             adapters=lambda: needs_of_usable(folder.glob("**/checkpoint-*")),
             remote_code=settings.trust_remote_code,
@@ -95,6 +93,13 @@ def watch_command(
         text = reporter.show(watched)
     print(json.dumps(watched.to_json()) if as_json else text)
     return _exit_code_of(watched, reporter)
+
+
+def _make_host(server: ServerSettings | None, out: Path, judge: JudgeOptions) -> "ServerHost | None":
+    """What serves the checkpoints, if they are served."""
+    from harness.serving.server_host import ServerHost
+
+    return None if server is None else ServerHost(settings=server, folder=out / "servers", ledger=judge.ledger)
 
 
 def _exit_code_of(watched: "Watched", reporter: "_Reporter") -> int:
