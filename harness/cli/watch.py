@@ -20,6 +20,7 @@ from support.errors import FAILED, OK, one_line
 if TYPE_CHECKING:
     from harness.runs.scoring_queue import Scoring
     from harness.runs.watch import Watched
+    from harness.serving.adapters import Adapters
     from harness.serving.server_host import ServerHost
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,6 @@ def watch_command(
     from harness.models.spec import find
     from harness.runs.scoring_queue import Scoring
     from harness.runs.watch import watch
-    from harness.serving.adapters import needs_of_usable
     from leaderboards.board.board import Board
     from support.stages import Stages
     from trainers.training.checkpoints import QuietPeriod, find_complete_checkpoints
@@ -74,8 +74,7 @@ def watch_command(
     for given in filter(None, (base, settings.model_base)):
         find(given)  # an unknown base is the command's mistake
     find_complete_checkpoints(folder, QuietPeriod(settings.settle))  # so is a folder that is not there
-    host = _make_host(server, out, judge)
-    with Stages(), host or nullcontext():
+    with Stages(), _make_host(server, out, judge) or nullcontext() as host:
         require_ready(chosen, rater, evaluation, models=[] if base is None else [find(base)])
         scoring = Scoring(
             board=Board(out / "board"),
@@ -84,13 +83,12 @@ def watch_command(
             state=out / "watch",
             settings=evaluation,
             server=host,
-            adapters=lambda: needs_of_usable(folder.glob("**/checkpoint-*")),
+            adapters=lambda: _find_adapters(folder),
             remote_code=settings.trust_remote_code,
             adapters_base=settings.model_base,
         )
         reporter = _Reporter(folder, out, scoring, base)
-        watched = watch(folder, scoring, settings, shown=reporter.show)
-        text = reporter.show(watched)
+        text = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
     print(json.dumps(watched.to_json()) if as_json else text)
     return _exit_code_of(watched, reporter)
 
@@ -100,6 +98,13 @@ def _make_host(server: ServerSettings | None, out: Path, judge: JudgeOptions) ->
     from harness.serving.server_host import ServerHost
 
     return None if server is None else ServerHost(settings=server, folder=out / "servers", ledger=judge.ledger)
+
+
+def _find_adapters(folder: Path) -> "Adapters":
+    """What a server must be ready for to have the adapters that are there."""
+    from harness.serving.adapters import needs_of_usable
+
+    return needs_of_usable(folder.glob("**/checkpoint-*"))
 
 
 def _exit_code_of(watched: "Watched", reporter: "_Reporter") -> int:
