@@ -8,7 +8,7 @@ from support.errors import NoJudgeError, SettingError
 from tasks.judges import prices
 from tasks.judges.addresses import Server, server_of
 from tasks.judges.batch import BatchJudge
-from tasks.judges.capabilities import capabilities_of, host_of
+from tasks.judges.capabilities import capabilities_of
 from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
@@ -77,7 +77,7 @@ def _make_exact(given: Mapping[str, Any]) -> Judge:
 
 def _find_kind(server: Server, model: str, asked: Mapping[str, Any]) -> str:
     """What the server calls itself, where only that may tell whether what is asked for acts; else empty."""
-    takes = capabilities_of(model, host_of(server.url))
+    takes = capabilities_of(model, server.known_host)
     unknown = any(takes.setting(parameter, value) is None for parameter, value in asked.items())
     return kind_of(server, model) if unknown else ""
 

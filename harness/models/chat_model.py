@@ -51,7 +51,7 @@ from tasks.answer import Answer, FailedAnswer, without_leading_space
 from tasks.early_exit import Reads
 from tasks.judges import prices
 from tasks.judges.addresses import Server, server_of
-from tasks.judges.capabilities import capabilities_of, host_of
+from tasks.judges.capabilities import capabilities_of
 from tasks.judges.chat_client import ChatClient
 from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.parameters import Parameters
@@ -97,7 +97,7 @@ class OpenAIVisionLM(LM):
         server = url if isinstance(url, Server) else server_of(url, name=model, key=key)
         self.model, self.settings = model, settings or ServedModelSettings()
         self.stage, self.facts = stage, facts or ServerFacts()
-        takes = capabilities_of(model, host_of(server.url), self.facts.kind)
+        takes = capabilities_of(model, server.known_host, self.facts.kind)
         self.takes = takes.at(self.settings.reasoning_effort)
         self.takes_seed = False
         """Whether each question has a seed of its own: with one for all, a server would sample every answer with the

@@ -19,7 +19,8 @@ from urllib.request import getproxies, proxy_bypass
 
 from support.errors import SettingError, first_line
 from support.secrets import HARMLESS, redact, remember, remember_address
-from tasks.judges.providers import AZURE_KEY, AZURE_TOKEN, PROVIDERS, keys_at, suggest
+from tasks.judges.capabilities import host_of
+from tasks.judges.providers import AZURE_KEY, AZURE_TOKEN, PROVIDERS, host_of_key, keys_at, suggest
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -92,6 +93,11 @@ class Server:
     def host(self) -> str:
         """Without its port."""
         return urlsplit(self.url).hostname or ""
+
+    @property
+    def known_host(self) -> str:
+        """What tells what its models take: HOST:PORT, of a gateway to a provider that provider's HOST."""
+        return host_of_key(self.key_from) or host_of(self.url)
 
     @property
     def _login_in_base64(self) -> str:

@@ -19,7 +19,7 @@ from support.errors import HarnessError, JudgeError, one_line
 from tasks.answer import FailedAnswer
 from tasks.judges import prices
 from tasks.judges.addresses import NO_KEY, Server, server_of
-from tasks.judges.capabilities import capabilities_of, check_taken, host_of
+from tasks.judges.capabilities import capabilities_of, check_taken
 from tasks.judges.chat_client import ChatClient
 from tasks.judges.failures import TransientError
 from tasks.judges.ledger import Ledger
@@ -80,7 +80,7 @@ class OpenAIJudge:
         more: dict[str, Any] = {"ledger": ledger, "budget": budget, "settings": self.settings}
         self.shown: set[str] = set()
         """Tasks of which a question had an image."""
-        asked, takes = self.settings.asked(), capabilities_of(model, host_of(server.url), kind)
+        asked, takes = self.settings.asked(), capabilities_of(model, server.known_host, kind)
         check_taken(model, takes, {how: (name, value) for name, (value, how) in asked.items()})
         self.client = ChatClient(model, server, identity=self.identity, **more)
         self.client.parameters = Parameters(

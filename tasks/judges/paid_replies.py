@@ -17,7 +17,7 @@ from support.reuse import Reuse
 from tasks.answer import Answer, FailedAnswer
 from tasks.judges import prices
 from tasks.judges.addresses import Server
-from tasks.judges.capabilities import capabilities_of, host_of
+from tasks.judges.capabilities import capabilities_of
 from tasks.judges.completions import Route, parsed
 from tasks.judges.failures import NoReply, TransientError, Usage
 from tasks.judges.ledger import Call, Ledger, Loss, now
@@ -60,7 +60,7 @@ class PaidReplies:
         """What has answered last, as the server says: the next call will cost as much."""
         self.budget = None if budget is None else ledger.budget(model, f"{model} at {self.identity}", budget)
         """What may be spent, together with other processes."""
-        self.parameters = Parameters(model, takes=capabilities_of(model, host_of(server.url)))
+        self.parameters = Parameters(model, takes=capabilities_of(model, server.known_host))
         """What the model takes of a request."""
         self.asked_by_task: defaultdict[str, set[str]] = defaultdict(set)
         """How calls of a task differed from what its protocol asks for, in words."""

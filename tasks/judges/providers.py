@@ -119,6 +119,14 @@ def keys_at(host: str) -> tuple[str, ...]:
     return next(found, ())
 
 
+def host_of_key(variable: str) -> str:
+    """A host of the provider whose key a variable holds: what it takes holds at gateways to it, too; empty for any
+    other variable."""
+    found = (each.hosts[0] for each in PROVIDERS.values() if variable in each.keys)
+    host = next(found, "")
+    return f"resource{host}" if host.startswith(".") else host
+
+
 def _url_behind(address: str, path: str) -> str:
     """An address with a path at its end, where it has none of the kind yet."""
     begin, mark, query = address.partition("?")

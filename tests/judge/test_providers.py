@@ -189,6 +189,17 @@ def test_azures_keys_and_tokens_have_their_headers(monkeypatch: pytest.MonkeyPat
     assert vm.headers == {}  # a server of one's own on a rented machine takes bearer tokens
 
 
+def test_what_a_provider_takes_holds_at_a_gateway_to_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "k1")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:1")
+    judge = make_judge("anthropic:claude-sonnet-4-5", ledger=tmp_path / "l")
+    assert isinstance(judge, OpenAIJudge)
+    assert judge.client.parameters.takes.family == "anthropic"
+    sent = judge.client.parameters.fit(judge.request("Question?", None, Sampling(temperature=0.0, max_tokens=9)).body)
+    assert "seed" not in sent  # read by nobody there
+    assert server_of("http://127.0.0.1:1/v1", name="m", key="k2").known_host == "127.0.0.1:1"
+
+
 PLACES = {
     "azure": ("AZURE_OPENAI_API_KEY", "AZURE_OPENAI_ENDPOINT", "azure:judge-prod", "gpt-5.4-mini-2026-03-17"),
     "gemini": ("GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL", "gemini:gemini-3.5-flash", "gemini-3.5-flash"),
