@@ -82,7 +82,12 @@ def converted(value: Any, kind: Any, what: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return _converted_to_first(value, [each for each in arguments if each is not type(None)], what)
+        try:
+            return _converted_to_first(value, [each for each in arguments if each is not type(None)], what)
+        except SettingError:
+            if type(None) in arguments and isinstance(value, str) and value.lower() == "none":
+                return None
+            raise
     if origin is Literal:
         if value not in arguments:
             raise SettingError(f"{what} = {value!r}: must be one of {', '.join(map(str, arguments))}")

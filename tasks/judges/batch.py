@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Final
 
-from support.errors import JudgeDown, JudgeError, SettingError
+from support.errors import JudgeDown, SettingError
 from support.progress import report
 from tasks.answer import FailedAnswer
 from tasks.judges.batch_lines import Line, read_lines, write_line
@@ -287,7 +287,7 @@ class BatchJudge(OpenAIJudge):
         if damaged:
             log.warning("%s: %d lines of the batch %s can't be read", self.model, damaged, batch.name)
         requests = {key: request for request in missing.values() for key in (request.key, request.before)}
-        refused: JudgeError | None = None
+        refused: SettingError | None = None
         for key in batch.keys:
             line = lines.get(key)
             if line is None and (state.status == "completed" or damaged):
@@ -295,7 +295,7 @@ class BatchJudge(OpenAIJudge):
             if line is not None:
                 try:
                     self._take_line(line, requests.get(key), key, batch, missing)
-                except JudgeError as error:  # a setting that was asked for: what the other lines brought is kept
+                except SettingError as error:  # a setting that was asked for: what the other lines brought is kept
                     refused = error
         self.client.ledger.batches.close(batch.id)
         if refused is not None:

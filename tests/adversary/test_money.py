@@ -328,8 +328,8 @@ def test_the_ledger_shows_what_is_estimated(server: Any, path: Path, capsys: pyt
     assert run(["judge", "ledger", "--ledger", str(path)]) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "mmhal" in line]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[2:6] == ["3", "0", "18", "15"]
-    assert (cells[6].startswith("$0.000"), cells[7]) == (True, "3")
+    assert cells[3:7] == ["3", "0", "18", "15"]
+    assert (cells[7].startswith("$0.000"), cells[8]) == (True, "3")
     assert run(["judge", "ledger", "--ledger", str(path), "--json"]) == 0
     (total,) = json.loads(capsys.readouterr().out)["ledger"]
     assert (total["estimated"], total["prompt_tokens"]) == (3, 18)

@@ -12,6 +12,7 @@ from harness.cli.main import run
 from harness.evaluation.eval_settings import judge_facts, judge_name
 from harness.evaluation.make_judge import make_judge
 from support.errors import SettingError
+from support.settings import made as set_from
 from tasks.judges.batch import BatchJudge
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
@@ -249,3 +250,10 @@ def test_the_table_is_shown_for_a_model(server: Any, capsys: pytest.CaptureFixtu
     assert shown["takes"]["temperature, with reasoning_effort none"] == "0 to 2"
     assert run(["judge", "families", "qwen", "--judge-url", server.url]) == 0
     assert "family vllm" in capsys.readouterr().out
+
+
+def test_a_setting_may_be_none_where_none_is_no_value_of_its_own() -> None:
+    found = set_from(JudgeSettings, {"seed": "none", "reasoning_effort": "none"}, "--judge-set")
+    assert (found.seed, found.reasoning_effort) == (None, "none")
+    with pytest.raises(SettingError, match="seed = 'no': must be a whole number"):
+        set_from(JudgeSettings, {"seed": "no"}, "--judge-set")
