@@ -83,6 +83,8 @@ class EarlyStops:
         if hint is None or hint.reads is None or hint.decided is None or isinstance(reply, FailedAnswer):
             return True
         limited = getattr(reply, "limited", False)
+        if limited and not reply:  # there were thoughts alone
+            return False
         if hint.reads.before is not None and not limited:
             settled = is_decided(reply + hint.reads.before, "", hint.decided)
         elif limited and hint.reads.before is None:

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from PIL import Image
 
+from harness.engine.config import EngineConfig
 from harness.engine.jobs import Hints
+from harness.evaluation.eval_settings import EvalSettings
+from harness.evaluation.evaluate import evaluate
 from harness.evaluation.generate import early_exit_hints
 from harness.models.chat_model import OpenAIVisionLM
 from harness.models.chat_settings import ServedModelSettings
@@ -25,7 +28,7 @@ from harness.models.spec import ModelSpec
 from tasks.answer import Answer, FailedAnswer
 from tasks.early_exit import Reads
 from tasks.judges.ledger import Ledger
-from tasks.registry import registry
+from tasks.registry import NEXT_TOKEN, registry
 from tasks.thoughts import _MARK, answer_of
 
 pytestmark = pytest.mark.usefixtures("no_keys")
@@ -204,23 +207,23 @@ def test_a_full_answer_that_is_paid_for_is_not_asked_again(server: Any, tmp_path
     assert lm.provenance()["early stops"] == "none: the answers are kept ones"
 
 
-def test_a_model_that_thinks_after_all_is_asked_in_full(server: Any, tmp_path: Path) -> None:
-    """Thoughts beside the reply count as its tokens: nothing is left for the answer within a low limit."""
+@pytest.mark.parametrize("task", ("mme", "pope"))
+def test_a_model_that_thinks_after_all_is_asked_again_and_then_in_full(server: Any, tmp_path: Path, task: str) -> None:
+    """Thoughts beside the reply count as its tokens, and a stop sequence ends them."""
     server.prompt_tokens = lambda chat: PLAIN
 
     def answer(body: dict[str, Any]) -> tuple[int, Any]:
-        if body["max_tokens"] < 20:
-            return 200, completion(body, None, "length", message={"reasoning": "Let me"})
+        if body["max_tokens"] < 20 or body.get("stop"):
+            finish = "length" if body["max_tokens"] < 20 else "stop"
+            return 200, completion(body, None, finish, message={"reasoning": "Let me"})
         return 200, completion(body, "Yes", "stop", message={"reasoning": "Let me see."})
 
     server.answer = answer
     questions = [f"question {n}" for n in range(40)]
     for _ in range(2):
         lm = lm_of(server, tmp_path / "ledger.sqlite")
-        assert lm.generate_until(requests_of(*questions, task="mme")) == ["Yes"] * 40
-        assert sum(entry["max_tokens"] == 128 for entry in server.log) == 40
-        assert sum(entry["max_tokens"] == 5 for entry in server.log) <= 20
-        assert lm.provenance()["early stops"].startswith("none: ")
+        assert lm.generate_until(requests_of(*questions, task=task)) == ["Yes"] * 40
+        assert 40 < len(server.log) <= 60
     assert not Ledger(tmp_path / "ledger.sqlite").failures()
 
 
@@ -316,3 +319,22 @@ def test_what_the_ledger_keeps_beside_a_reply_is_json(server: Any, tmp_path: Pat
     lm_of(server, tmp_path / "ledger.sqlite").generate_until(requests_of("a", task="pope"))
     (call,) = Ledger(tmp_path / "ledger.sqlite").calls()
     assert json.loads(call.told) == {"no log-probabilities": NOT_GIVEN}
+
+
+def test_an_entry_says_for_how_many_answers_there_are_no_likelihoods_and_why(server: Any, tmp_path: Path) -> None:
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        asked = len(server.log)
+        told = {1: likely(yes=-0.1, no=-3.0), 2: likely(ye=-0.1, A=-2.5)}.get(asked)
+        return 200, completion(body, "yes", "stop", logprobs=told)
+
+    server.answer = answer
+    more: dict[str, Any] = {"url": server.url, "digests": {"weights": "1"}}
+    spec = ModelSpec(name="m", pretrained="m", backend="openai", **more)
+    engine = EngineConfig(overrides={"concurrency": 1})
+    tasks, settings = [registry().task("scenes_pope")], EvalSettings(limit=4)
+    found = evaluate(spec, tasks, None, settings, engine=engine, ledger=tmp_path / "l.sqlite")
+    (entry,) = (entry for entry in found.entries if entry.metric == NEXT_TOKEN)
+    assert [NEXT_TOKEN in sample.records for sample in found.samples].count(True) == 1
+    why = entry.provenance["no next-token likelihoods"]
+    assert f"{NOT_GIVEN} (2" in why
+    assert "the choices are not among the 2 likeliest tokens (1" in why
