@@ -19,6 +19,12 @@ from support.settings import converted, settings_of
 Level = Literal["prefix", "features", "answers"]
 
 _NEED_PARALLELIZE: Final = ("max_memory_per_gpu", "max_cpu_memory", "offload_folder", "device_map")
+_NOT_BOTH: Final = (("load_in_4bit", "load_in_8bit"), ("image_string", "image_token_id"))
+_INERT: Final = (
+    *("architectures", "model_type", "name_or_path", "id2label", "label2id", "problem_type", "return_dict"),
+    *("transformers_version", "output_attentions", "output_hidden_states", "use_cache"),
+)
+"""Fields of a config.json that say what a checkpoint is, or that decoding sets itself."""
 _NEED_4BIT: Final = ("bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
 
 
@@ -118,6 +124,9 @@ class EngineConfig:
         for others, needed in ((_NEED_PARALLELIZE, "parallelize"), (_NEED_4BIT, "load_in_4bit")):
             if (idle := [name for name in others if getattr(self, name)]) and not getattr(self, needed):
                 raise SettingError(f"{idle[0]} = {getattr(self, idle[0])!r}: would not act without {needed}")
+        for first, idle_name in _NOT_BOTH:
+            if getattr(self, first) and getattr(self, idle_name):
+                raise SettingError(f"{idle_name} = {getattr(self, idle_name)}: would not act beside {first}")
 
     def given(self) -> dict[str, Any]:
         """Settings that are not at their default, by name; `overrides` one by one."""
@@ -139,7 +148,9 @@ class EngineConfig:
 
     def check_overrides(self, model: str, config: Any) -> None:
         """SettingError for an override that the checkpoint's configuration has no field for."""
-        for name in self.overrides:
+        for name, value in self.overrides.items():
+            if name in _INERT or name.startswith("_"):
+                raise SettingError(f"{model}: {name} = {value!r}: would not act: it changes no answer")
             if not hasattr(config, name) or callable(getattr(config, name)):
                 known = [each.name for each in fields(EngineConfig) if each.name != "overrides"]
                 raise SettingError(f"{model}: unknown model setting {name!r}{did_you_mean(name, known)}")

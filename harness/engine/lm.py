@@ -13,7 +13,7 @@ Families that allow less share less (sharing.py). `exact=True` shares nothing an
 import copy
 import logging
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -37,7 +37,7 @@ from harness.engine.scheduler import Scheduler
 from harness.engine.sharing import Sharing
 from harness.engine.stage_timer import StageTimer
 from harness.engine.transformers_generation import TransformersGeneration
-from support.errors import HarnessError, ModelError, one_line
+from support.errors import HarnessError, ModelError, SettingError, one_line
 from support.images import image_digest
 from support.processes import as_single_process, rank, world_size
 from support.progress import report
@@ -89,6 +89,7 @@ class SharedImageLM(HFMultimodalLM):
         batch_size = None if engine.batch_size == "auto" else int(engine.batch_size or BATCH_SIZE)
         with as_single_process():  # lm-eval would divide questions between processes, not images
             super().__init__(pretrained, batch_size=batch_size or BATCH_SIZE, **lm_eval)
+        _check_pixels(self.pixels, self.processor, pretrained)
         self.model.eval()
         self.hf: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         """The model itself, adapters inside it."""
@@ -302,3 +303,12 @@ class SharedImageLM(HFMultimodalLM):
     def _images_independent(self, job: Job) -> bool:
         """True if the images may be processed one by one."""
         return len(job.images) < 2 or self.hf.config.model_type not in COUNTS_IMAGES
+
+
+def _check_pixels(given: Mapping[str, int], processor: Any, model: str) -> None:
+    """SettingError for limits of an image's size that the model's processor passes over."""
+    images = getattr(processor, "image_processor", None)
+    known = getattr(getattr(images, "valid_kwargs", None), "__annotations__", None)
+    for name, value in given.items():
+        if known is not None and name not in known:
+            raise SettingError(f"{model}: {name} = {value}: would not act: {type(images).__name__} has no such limit")

@@ -10,8 +10,9 @@ from harness.models.configuration import configuration_of, counts_for
 from harness.models.load import for_model
 from harness.models.provenance import digest_of_model
 from harness.models.served_identity import FINGERPRINT
+from harness.models.server_facts import SERVED_BY
 from harness.models.spec import ModelSpec
-from harness.serving.settings import FLAGS, SERVED_BY
+from harness.serving.settings import FLAGS
 from leaderboards.board.board import Board
 from leaderboards.board.earlier_digests import SCHEME, SCHEME_FACT
 from leaderboards.board.entry import COST_NOT_KNOWN, SHARES_NOTHING, Entry, without_device

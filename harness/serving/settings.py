@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from harness.models.server_facts import DTYPE, SERVED_BY
 from harness.models.spec import ModelSpec
 from harness.serving.adapters import Adapters
 from harness.serving.stored_dtype import stored_dtype
@@ -25,10 +26,9 @@ COMMANDS: Final = {
 """By engine; VLLM_BIN names another `vllm`."""
 BESIDE: Final = Path(__file__).resolve().parents[2] / ".venv-vllm" / "bin" / "vllm"
 """Where `make vllm` puts it."""
-SERVED_BY: Final = "served by"
-DTYPE: Final = "dtype"
+
 FLAGS: Final = "server flags"
-"""In provenance: the program, what it computes in, and the flags that may change answers."""
+"""In provenance: the flags of a server that may change answers."""
 _OURS: Final = ("host", "port", "model", "model-path", "served-model-name", "revision", "enable-lora", "lora-modules")
 """Flags that the harness sets itself."""
 _SPEED: Final = frozenset(

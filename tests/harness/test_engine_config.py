@@ -103,3 +103,21 @@ def test_a_setting_that_a_server_does_not_hear_of_is_refused(given: dict[str, An
     (name,) = given
     with pytest.raises(SettingError, match=f"openai:m: {name} = .* would not act: the model is behind a server"):
         load(find("openai:m"), config_from(given, "--model-set"))
+
+
+@pytest.mark.parametrize(
+    "given",
+    (
+        {"load_in_4bit": "true", "load_in_8bit": "true"},
+        {"image_string": "<image>", "image_token_id": "5"},
+    ),
+)
+def test_of_two_settings_of_which_one_decides_the_other_is_refused(given: dict[str, str]) -> None:
+    with pytest.raises(SettingError, match=f"{list(given)[1]} = .*: would not act beside {next(iter(given))}"):
+        config_from(given, "--model-set")
+
+
+@pytest.mark.parametrize("name", ("architectures", "use_cache", "_name_or_path", "max_pixels", "min_pixels"))
+def test_a_setting_that_changes_nothing_of_this_model_is_refused_when_it_is_loaded(name: str) -> None:
+    with pytest.raises(SettingError, match=f"{name} = .*: would not act"):
+        load(find("scenes-base"), config_from({name: "1000"}, "--model-set"))
