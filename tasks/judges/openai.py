@@ -86,6 +86,8 @@ class OpenAIJudge:
         self.client.parameters = Parameters(
             model, room=True, takes=takes, asked={name: how for name, (_, how) in asked.items()}
         )
+        # JSON has no protocol's limit, and a reply without one may go on to the end of the model's context.
+        self.client.parameters.needs_limit |= self.settings.structured
 
     def ask(self, prompt: str, image: Image.Image | None = None, sampling: Sampling = GREEDY) -> str:
         """The reply to one question; JudgeError where there is none."""
@@ -129,7 +131,7 @@ class OpenAIJudge:
         except (ValueError, KeyError, TypeError, RecursionError):
             found = None
         if isinstance(found, bool) or not isinstance(found, str | int | float):
-            raise TransientError("not the JSON asked for", usage=reply.usage)
+            raise TransientError("not the JSON asked for", answered=True, usage=reply.usage)
         return replace(reply, text=str(found))
 
     def verdicts_in(self, replies: Replies) -> Replies:

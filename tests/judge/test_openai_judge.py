@@ -22,6 +22,7 @@ from support.errors import BudgetSpent, JudgeDown, JudgeError
 from support.images import ImageRef, keep, picture
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
+from tasks.judges.parameters import ROOM
 from tasks.judges.protocol import Judge, Sampling
 from tasks.judges.settings import JudgeSettings
 
@@ -249,7 +250,7 @@ def test_a_structured_reply_gives_the_verdict_alone(server: Any, ledger: Ledger)
     judge = judge_of(server, ledger, structured=True, retry_unread=True)
     assert judge.ask("Rate.", None, Sampling(max_tokens=3)) == "Rating: 4"
     assert (judge.client.asked, server.log[1]["response_format"]["json_schema"]["strict"]) == (2, True)
-    assert "max_tokens" not in server.log[1]
+    assert server.log[1]["max_tokens"] == ROOM  # not the protocol's 3, which leave no room for JSON
     (total,) = ledger.summary()
     assert (total.calls, total.losses) == (1, 1)
     assert judge_of(server, ledger).ask("Rate.") == "Rating: 4"  # another call: it was asked otherwise
