@@ -70,12 +70,13 @@ class Need:
 
 
 class NotReady(InputError):
-    """A run lacks things that it needs; nothing was started. Of several lines, one for each."""
+    """A run lacks things that it needs; nothing was started. A line for each, and one in front of several."""
 
     def __init__(self, needs: Sequence[Need]) -> None:
         self.needs = tuple(needs)
-        count = "one thing is" if len(needs) == 1 else f"{len(needs)} things are"
-        super().__init__("\n".join([f"{count} missing, and nothing was started:", *map(str, needs)]))
+        lines = list(map(str, needs))
+        first = [f"{len(needs)} things are missing, and nothing was started:"] if len(needs) > 1 else []
+        super().__init__("\n".join([*first, *lines]))
 
     def __reduce__(self) -> tuple[type["NotReady"], tuple[tuple[Need, ...]]]:
         return NotReady, (self.needs,)

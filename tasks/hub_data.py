@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from support.errors import BenchmarkDataError, first_line
+from support.hub_progress import shown_as
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,7 +57,8 @@ def fetch_tables(
     from datasets import load_dataset
 
     def load(data: str) -> "list[Dataset]":
-        return [load_dataset(data, config, split=split, revision=revision) for split in splits]
+        with shown_as(f"download {data}"):
+            return [load_dataset(data, config, split=split, revision=revision) for split in splits]
 
     data, tables = _try_ids(task, ids, revision, load)
     files = (Path(file["filename"]) for table in tables for file in getattr(table, "cache_files", ()))
@@ -69,7 +71,8 @@ def fetch_folder(*, task: str, ids: Sequence[str], revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     def load(data: str) -> Path:
-        return Path(snapshot_download(data, repo_type="dataset", revision=revision))
+        with shown_as(f"download {data}"):
+            return Path(snapshot_download(data, repo_type="dataset", revision=revision))
 
     data, folder = _try_ids(task, ids, revision, load)
     _LOADED[task] = HubData(id=data, commit=_commit_of(revision, [folder]))

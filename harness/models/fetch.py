@@ -24,6 +24,7 @@ from harness.models.weight_files import (
 )
 from support.errors import InputError, MissingWeights, ModelError
 from support.files import cache_folder
+from support.hub_progress import shown_as
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,8 @@ def _download(spec: ModelSpec) -> Path:
         there = in_cache(replace(spec, revision=info.sha))
         if there is None or not _is_complete(there):
             log.info("%s: downloading %s%s into %s", spec.name, spec.pretrained, size, home)
-        return Path(snapshot_download(spec.pretrained, revision=spec.revision, allow_patterns=wanted))
+        with shown_as(f"download {spec.pretrained}"):
+            return Path(snapshot_download(spec.pretrained, revision=spec.revision, allow_patterns=wanted))
     except (RepositoryNotFoundError, GatedRepoError) as error:
         gated = "is gated for you: accept its licence on its page and set HF_TOKEN"
         why = gated if isinstance(error, GatedRepoError) else "is not there"

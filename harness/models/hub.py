@@ -28,11 +28,11 @@ def ask_hub(ask: "Callable[[HfApi], Any]") -> tuple[str, Any]:
     except RepositoryNotFoundError:
         return "it is not there, or not for you", None
     except OfflineModeIsEnabled:
-        return "it is not in the hub's cache, and HF_HUB_OFFLINE is set", None
+        return "it is not in the hub's cache (HF_HOME), and HF_HUB_OFFLINE is set", None
     except HfHubHTTPError as error:
         answer = f"{error.response.status_code} {error.response.reason_phrase}"
-        return f"it is not in the hub's cache, and the hub answers {answer}", None
+        return f"it is not in the hub's cache (HF_HOME), and the hub answers {answer}", None
     except (OSError, HTTPError) as error:
-        return f"it is not in the hub's cache, and the hub can't be reached ({first_line(error)})", None
+        return f"it is not in the hub's cache (HF_HOME), and the hub can't be reached ({first_line(error)})", None
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError):
-        return "it is not in the hub's cache, and what answers is no hub", None
+        return "it is not in the hub's cache (HF_HOME), and what answers is no hub", None

@@ -17,6 +17,7 @@ from harness.models.fetch import cached, fetch
 from harness.models.provenance import digest_of_model
 from harness.models.spec import MODELS, ModelSpec, at, find
 from support.errors import InputError, MissingWeights, ModelError
+from support.progress import show_on
 from trainers.training.foreign_code import digest_of_code
 
 
@@ -301,3 +302,17 @@ def test_a_served_model_needs_no_weights() -> None:
     assert (spec.backend, spec.pretrained) == ("openai", "some-model")
     assert fetch(spec) == spec
     assert digest_of_model(replace(spec, url="http://here/v1")) == {"weights": "some-model@http://here/v1"}
+
+
+def test_a_download_is_shown_in_bytes_and_what_is_cached_is_not(hub: Hub, random_model: Path) -> None:
+    hub.files["x/y"] = {path.name: path.read_bytes() for path in random_model.iterdir()}
+    told: list[tuple[Any, ...]] = []
+    with show_on(lambda *what: told.append(what)):
+        fetch(find("x/y"))
+    size = sum(map(len, hub.files["x/y"].values()))
+    last = [what for what in told if what[0] == "download x/y"][-1]
+    assert last == ("download x/y", size, size, "B")
+    told.clear()
+    with show_on(lambda *what: told.append(what)):
+        fetch(find("x/y"))
+    assert told == []

@@ -20,6 +20,7 @@ from typing import Any
 
 from support.errors import DataError, first_line
 from support.files import atomic_path
+from support.hub_progress import shown_as
 from support.image_folders import ImageIndex, there, within
 from support.records import PARQUET, Record, read_parquet, write_json, write_parquet
 from support.shards import data_files, holds
@@ -125,7 +126,8 @@ def fetch(repository: str, revision: str | None, patterns: Sequence[str]) -> Pat
 
     wanted = list(patterns)
     try:
-        return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=wanted))
+        with shown_as(f"download {repository}"):
+            return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=wanted))
     except Exception as error:
         # The client raises httpx's, its own and the system's errors; each says what went wrong in its first line.
         raise DataError(

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from support.errors import DataError, did_you_mean, first_line
+from support.hub_progress import shown_as
 from support.image_cells import NONE, picture_in_cell
 from support.image_folders import ImageTree, has_pictures, images_below
 from support.images import ImageRef
@@ -152,7 +153,8 @@ def _open_hub(source: InstructionSource, place: str, known: Declared | None) -> 
 
     id, _, revision = place.removeprefix(HUB).partition("@")
     try:
-        table = load_dataset(id, source.config, split=source.split, revision=revision or None)
+        with shown_as(f"download {id}"):
+            table = load_dataset(id, source.config, split=source.split, revision=revision or None)
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{source.name}: can't load {id}, split {source.split!r}, from the hub: {first_line(error)}"
