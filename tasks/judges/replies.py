@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from support.errors import JudgeDown, one_line
 from tasks.judges.failures import NoReply, PermanentError, TransientError, Usage, failure_of, sentence_of
-from tasks.thoughts import NEVER_ENDED, ONLY_THOUGHTS, without_thoughts
+from tasks.thoughts import MARKS, NEVER_ENDED, ONLY_THOUGHTS, PHRASES, without_thoughts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,8 @@ def read_verdict(body: Any, *, cut_is_whole: bool = False, limit: int | None = N
 
 def _has_thoughts(body: Any, thought: str, words: str | None, reply: Reply) -> bool:
     """Whether tokens of a reply went into thoughts: beside its words or among them, or counted without being sent."""
-    if thought or words != reply.text:
+    marked = words != reply.text and any(mark in reply.text for marks in (*MARKS, *PHRASES) for mark in marks)
+    if thought or words is None or marked:
         return True
     usage = body.get("usage")
     details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None

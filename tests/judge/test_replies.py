@@ -67,6 +67,35 @@ def test_a_limit_ends_an_answer_and_makes_a_verdict_none(finish: Any) -> None:
     assert read_verdict(body("0.5", finish), cut_is_whole=True).text == "0.5"
 
 
+DETAILS = {"completion_tokens_details": {"reasoning_tokens": 4}}
+TOTAL = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 40}
+
+
+@pytest.mark.parametrize(
+    "given",
+    (
+        body("<think>Is it?</think>A do", "length"),
+        body("A do", "length", reasoning="Is it?"),
+        body("A do", "length", over={"usage": {"prompt_tokens": 10, "completion_tokens": 5, **DETAILS}}),
+        body("A do", "length", over={"usage": {"prompt_tokens": 10, "completion_tokens": 5, "reasoning_tokens": 4}}),
+        body("A do", "length", over={"usage": TOTAL}),
+    ),
+)
+def test_thoughts_that_cut_an_answer_leave_none_until_they_have_room(given: Any) -> None:
+    for read in (read_answer, read_verdict):
+        with pytest.raises(LimitSpent, match="took tokens of its"):
+            read(given, limit=9)
+    assert read_answer(given, limit=9 + 4096, room=4096).limited
+    with pytest.raises(LimitSpent, match="took tokens of its verdict"):  # a digit of MM-Vet's grade
+        read_verdict(given, limit=3, cut_is_whole=True)
+    assert read_verdict(given, limit=4099, room=4096, cut_is_whole=True).limited
+
+
+@pytest.mark.parametrize("text", ("A dog on", "<answer>A dog on", "A dog <b>on"))
+def test_an_answer_without_thoughts_may_be_cut(text: str) -> None:
+    assert read_answer(body(text, "length"), limit=9).limited
+
+
 @pytest.mark.parametrize(
     ("given", "why", "may_pass"),
     (
