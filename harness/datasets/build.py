@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class PoolSettings:
     """Serve every model as a process of this machine first."""
     server: str = "vllm"
     """Command of these servers."""
+    server_set: Mapping[str, str] = field(default_factory=dict)
+    """NAME=VALUE: any flag of these servers; repeatable."""
     trust_remote_code: bool = False
     """Run Python code that comes with the pool's models."""
 
@@ -57,6 +59,8 @@ class PoolSettings:
             raise SettingError("--slurm and --local-servers: models are served on nodes or on this machine; choose one")
         if self.server != "vllm" and self.slurm is None and not self.local_servers:
             raise SettingError(f"--server {self.server!r}: is for --slurm or --local-servers, and neither is given")
+        if self.server_set and self.slurm is None and not self.local_servers:
+            raise SettingError("--server-set: is for --slurm or --local-servers, and neither is given")
 
 
 def data_of(
@@ -126,7 +130,7 @@ def build(out: Path, data: Data, seed: int, judge: Judge, settings: PoolSettings
                 out / "servers",
                 wanted=resources(settings.slurm or ["gpus=0"]),
                 cluster="slurm" if settings.slurm is not None else "local",
-                settings=ServerSettings(command=settings.server),
+                settings=ServerSettings(command=settings.server, flags=settings.server_set),
                 remote_code=settings.trust_remote_code,
             )
             served = stack.enter_context(started)

@@ -24,9 +24,10 @@ from typing import Any
 
 from harness.models.fetch import fetch
 from harness.models.spec import ModelSpec, find
+from harness.models.vision_names import with_full_names
 from harness.serving.adapters import needs_of
 from harness.serving.model_server import is_up, known_of
-from harness.serving.settings import ServerSettings, fill_places
+from harness.serving.settings import COMMANDS, ServerSettings, fill_places
 from support.errors import ClusterError
 from support.files import atomic_write_text
 from support.parsing import parse_object
@@ -53,14 +54,16 @@ class Server:
         return "serve-" + re.sub(r"[^A-Za-z0-9.]+", "-", self.spec.name).strip("-.")[:60]
 
 
-def servers_of(members: Sequence[PoolModel], settings: ServerSettings, *, remote_code: bool = False) -> list[Server]:
+def servers_of(
+    members: Sequence[PoolModel], settings: ServerSettings, *, remote_code: bool = False, copies: Path | None = None
+) -> list[Server]:
     """The servers of a pool, one for each model; members with a URL need none. `remote_code`: code of a checkpoint may
-    run. ClusterError, UnknownName."""
+    run. `copies`: the folder for those of checkpoints whose names the servers don't read. ClusterError, UnknownName."""
     names = dict.fromkeys(member.model for member in members if member.url is None)
-    return [_make_server(find(name, remote_code=remote_code), name, settings) for name in names]
+    return [_make_server(find(name, remote_code=remote_code), name, settings, copies) for name in names]
 
 
-def _make_server(spec: ModelSpec, name: str, settings: ServerSettings) -> Server:
+def _make_server(spec: ModelSpec, name: str, settings: ServerSettings, copies: Path | None) -> Server:
     if spec.backend == "openai":
         raise ClusterError(f"{name}: has no weights to serve; give the URL of its server as `url`")
     if Path(spec.pretrained).is_dir():  # a hub model is fetched on the node
@@ -69,7 +72,11 @@ def _make_server(spec: ModelSpec, name: str, settings: ServerSettings) -> Server
         spec = replace(spec, adapter=spec.adapter.resolve())
     base = f"{name}-base" if spec.adapter is not None else name
     needs = needs_of([spec.adapter] if spec.adapter is not None else [])
-    command = settings.command_of(spec, name=base, adapter=name, adapters=needs)
+    shown = spec
+    if copies is not None and settings.command in COMMANDS and spec.folder is not None:
+        own = None if spec.adapter is None else with_full_names(spec.adapter, copies, base=spec.folder)
+        shown = replace(spec, folder=with_full_names(spec.folder, copies).resolve(), adapter=own)
+    command = settings.command_of(shown, name=base, adapter=name, adapters=needs)
     return Server(spec=replace(spec, name=name), command=tuple(command), known=known_of(spec, settings))
 
 
@@ -121,7 +128,7 @@ def serve_pool(
     Waits for the queue without limit. Logs stay in `folder`.
     """
     settings = settings or ServerSettings()
-    servers = servers_of(members, settings, remote_code=remote_code)
+    servers = servers_of(members, settings, remote_code=remote_code, copies=folder.absolute() / "weights")
     if not servers:
         yield {}
         return

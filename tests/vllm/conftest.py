@@ -31,8 +31,9 @@ def vllm() -> str:
 
 
 @pytest.fixture(autouse=True)
-def on_cpu(vllm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers run on CPUs."""
+def on_cpu(vllm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers run on CPUs; nothing is taken from an earlier run."""
+    monkeypatch.chdir(tmp_path)
     for name, value in CPU.items():
         monkeypatch.setenv(name, os.environ.get(name, value))
     monkeypatch.setenv("VLLM_BIN", vllm)

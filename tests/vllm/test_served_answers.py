@@ -84,7 +84,7 @@ def test_an_adapter_of_the_vision_encoder_is_applied_or_refused(
     command = ("eval", "--model", adapter, "--tasks", "scenes_chair", "--limit", "30")
     assert run(*command, "--out", tmp_path / "local") == 0
     more = ("--serve", "vllm", *SET, "--ledger", tmp_path / "l.sqlite", "--out", tmp_path / "served")
-    if run(*command, *more) != 0:
+    if run(*command, *more) != 0:  # vLLM 0.32 ends itself where a CLIP encoder without its class token is adapted
         assert "merge it into its base" in capsys.readouterr().err
         return
     local, served = (answers(tmp_path / out / "board", str(adapter)) for out in ("local", "served"))

@@ -121,7 +121,8 @@ def _print_jobs(data: "Data", out: Path, work: PoolSettings) -> int:
     from harness.serving.settings import ServerSettings
     from trainers.cluster.slurm import resources
 
-    servers = servers_of(data.pool, ServerSettings(command=work.server), remote_code=work.trust_remote_code)
+    settings = ServerSettings(command=work.server, flags=work.server_set)
+    servers = servers_of(data.pool, settings, remote_code=work.trust_remote_code)
     print(plan_of(servers, out / "servers", resources(work.slurm)))
     return OK
 
