@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -297,7 +298,9 @@ def test_a_kill_costs_the_calls_in_flight_and_no_more(server: Any, tmp_path: Pat
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     time.sleep(0.2)
-    kept = len(list(Ledger(path).calls()))
+    with sqlite3.connect(path) as db:  # a body that was kept and not read yet is not asked for again
+        ((unread,),) = db.execute("SELECT COUNT(*) FROM unread")
+    kept = len(list(Ledger(path).calls())) + unread
     assert 0 < kept < 400
     again = start(server, path, 400)
     out, _ = again.communicate(timeout=120)
