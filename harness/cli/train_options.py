@@ -41,8 +41,7 @@ class RunDataOptions:
     """Where the data are, of the tasks that a run scores and of its training."""
 
     paths: tuple[str, ...] = ()
-    """TASK=PATH: read the task's data from there, as eval does; PATH or hub:OWNER/NAME: the pairs to train on, in place
-    of the recipe's; repeatable."""
+    """TASK=PATH: the task's data, as for eval; PATH or hub:OWNER/NAME: pairs to train on, not the recipe's; repeatable."""
     images: str | None = None
     """Folder or zip of the pictures of the pairs to train on."""
     partial: bool = False
