@@ -41,7 +41,7 @@ class RunDataOptions:
     """Where the data are, of the tasks that a run scores and of its training."""
 
     paths: tuple[str, ...] = ()
-    """TASK=PATH: the task's data, as for eval; PATH or hub:OWNER/NAME: pairs to train on, not the recipe's; repeatable."""
+    """TASK=PATH: the task's data, as for eval; PATH or hub:OWNER/NAME: other pairs to train on; repeatable."""
     images: str | None = None
     """Folder or zip of the pictures of the pairs to train on."""
     partial: bool = False
