@@ -18,6 +18,9 @@ from tasks.judges.settings import JudgeSettings
 from tasks.registry import TaskSpec
 
 EXACT: Final = "exact"
+OPEN_JUDGE: Final = "--judge Qwen/Qwen2.5-VL-7B-Instruct --judge-serve vllm"
+"""The documented way for those without a key: open weights, served for the run. Never taken without being named."""
+NAME_ONE: Final = f"name a model by --judge (of open weights: {OPEN_JUDGE})"
 
 
 def make_judge(
@@ -49,7 +52,7 @@ def make_judge(
             name, variable = place.model, key or place.variable
             server = server_of(place.url, name=name, role="judge", variable=variable, what=place.what)
     except SettingError as error:
-        hint = f" (known without: {EXACT})" if "name its server" in str(error) else ""
+        hint = f" (without a key: {OPEN_JUDGE}; of scenes: {EXACT})" if "name its server" in str(error) else ""
         raise SettingError(f"{error}{hint}") from None
     kept = Ledger(ledger or LEDGER)
     tariff = prices.Tariff(model=name, url=server.url, told=settings.told_price)
@@ -87,11 +90,11 @@ def check_judge(judge: Judge | None, tasks: Iterable[TaskSpec], *, official_prom
     judged = [task for task in tasks if task.judged]
     if judge is None and judged:
         names = ", ".join(task.name for task in judged)
-        raise NoJudgeError(f"{names}: needs a judge and none is set: there is no default one")
+        raise NoJudgeError(f"{names}: needs a judge and none is set; {NAME_ONE}")
     can_rate = getattr(judge, "can_rate", None)
     if judge is None or can_rate is None:
         return
     if names := ", ".join(task.name for task in judged if not can_rate(task.official_judge)):
-        raise SettingError(f"judge {judge.model!r}: can't rate {names}; name a model by --judge")
+        raise SettingError(f"judge {judge.model!r}: can't rate {names}; {NAME_ONE}")
     if judged and official_prompts and judge.model == EXACT:
         raise SettingError(f"judge {EXACT!r}: reads our own prompts only; leave out --official-prompts")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.evaluation.eval_settings import EvalSettings
+from harness.evaluation.make_judge import NAME_ONE
 from harness.evaluation.preflight import needs_of_models, require_ready
 from harness.models.hub import SECONDS, ask_hub
 from harness.models.spec import ModelSpec, find
@@ -70,7 +71,7 @@ def _needs_of_building(data: Data, judge: Judge) -> Iterator[Need]:
     others = [source.name for source in data.sources if source.name != "scenes"]
     if isinstance(judge, ExactJudge) and others:
         why = f"judge {judge.model!r} knows rendered scenes only"
-        yield Need(what=f"a judge for {', '.join(others)}", why=why, command="name a model by --judge")
+        yield Need(what=f"a judge for {', '.join(others)}", why=why, command=NAME_ONE)
     members: list[ModelSpec] = []
     for member in data.pool:
         if member.url is None:

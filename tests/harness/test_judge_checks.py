@@ -8,9 +8,11 @@ import pytest
 
 from harness.cli.main import run
 from harness.evaluation.eval_settings import EvalSettings
-from harness.evaluation.make_judge import check_judge
+from harness.evaluation.make_judge import NAME_ONE, OPEN_JUDGE, check_judge
 from harness.evaluation.score_models import ModelScorer
+from harness.models.spec import find
 from harness.runs.scoring_queue import Scoring
+from harness.serving.settings import COMMANDS, ServerSettings
 from leaderboards.board.board import Board
 from support.errors import SettingError
 from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge
@@ -20,7 +22,7 @@ from trainers.vlfeedback.annotation import check_pictures
 from trainers.vlfeedback.instructions import Instruction
 
 pytestmark = pytest.mark.usefixtures("no_keys")
-REFUSED = "harness: judge 'exact': can't rate mmhal, mmvet; name a model by --judge\n"
+REFUSED = f"harness: judge 'exact': can't rate mmhal, mmvet; {NAME_ONE}\n"
 
 
 class Anybody(ThreadedJudge):
@@ -89,3 +91,19 @@ def test_pictures_that_are_no_scenes_are_told_before_they_are_asked_about(tmp_pa
         check_pictures(ExactJudge(), asked, tmp_path)
     check_pictures(Anybody(), asked, tmp_path)
     check_pictures(ExactJudge(), [Instruction(id="2", prompt="?", image="none.png", kind="question")], tmp_path)
+
+
+def test_without_a_key_the_way_to_a_judge_of_open_weights_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert run(["eval", "--model", "scenes-base", "--tasks", "mmhal", "--judge", "gpt-5-mini"]) == 2
+    assert OPEN_JUDGE in capsys.readouterr().err
+
+
+def test_what_is_told_of_open_weights_is_a_judge_that_the_command_knows() -> None:
+    words = OPEN_JUDGE.split()
+    assert words[0::2] == ["--judge", "--judge-serve"]
+    assert find(words[1]).backend != "openai"
+    assert ServerSettings(command=words[3]).command in COMMANDS

@@ -11,6 +11,7 @@ from PIL import Image
 
 from harness.cli.application import run
 from harness.evaluation import preflight
+from harness.evaluation.make_judge import NAME_ONE
 from harness.models.spec import ModelSpec, find
 from leaderboards.board.board import Board
 from support import full_disk
@@ -85,7 +86,7 @@ def test_all_that_is_missing_is_told_at_once(tmp_path: Path, capsys: pytest.Capt
     assert needs[1].endswith("; harness data get amber")
     assert needs[2].startswith("weights of llava-1.5-7b: llava-hf/llava-1.5-7b-hf (about 14.1 GB): ")
     assert "and the hub answers 404 Not Found; hf download llava-hf/llava-1.5-7b-hf" in needs[2]
-    assert needs[3] == "judge 'exact': can't rate mmhal; name a model by --judge"
+    assert needs[3] == f"judge 'exact': can't rate mmhal; {NAME_ONE}"
     assert not out.exists()
 
 
