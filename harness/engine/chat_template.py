@@ -23,6 +23,13 @@ class ChatTemplate:
     """The file it was found in, or who gave it."""
     own: bool = True
     """Whether it is the model's own: from the folder of its weights, or the one of its whole family."""
+    asks_only: bool = False
+    """Whether it writes questions for our engine alone: servers have other ways, and nothing can be trained by it."""
+
+    @property
+    def whole(self) -> str | None:
+        """The text that others can use, too: servers, and training."""
+        return None if self.asks_only else self.text
 
     @property
     def digest(self) -> str:

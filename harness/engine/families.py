@@ -20,7 +20,8 @@ NO_CONVERSATION: Final = frozenset(
         *("kosmos-2.5", "pix2struct", "florence2", "vision-encoder-decoder", "udop"),
     }
 )
-"""Published without a chat template, all of them: the question is asked as plain text."""
+"""Published without a chat template, all of them: the question is asked as their authors document it
+(family_prompts.py), else as plain text."""
 
 VERIFIED: Final = frozenset(
     {

@@ -27,6 +27,7 @@ from harness.engine.chat_template import ChatTemplate, check_template
 from harness.engine.config import EngineConfig
 from harness.engine.equivalence_check import check_equivalence
 from harness.engine.families import COUNTS_IMAGES, INTERLEAVED
+from harness.engine.family_prompts import obey_prompt
 from harness.engine.feature_files import Encoded, FeatureFiles
 from harness.engine.greedy_decoding import DecodingRules, GreedyDecoder
 from harness.engine.image_encoder import ImageEncoder
@@ -43,7 +44,7 @@ from support.processes import as_single_process, rank, world_size
 from support.progress import report
 from tasks.answer import Answer, FailedAnswer
 from tasks.thoughts import answer_of, is_decided
-from trainers.training.read_base import CompleteModel
+from trainers.training.read_base import CompleteModel, check_own_tokenizers
 
 if TYPE_CHECKING:
     from harness.engine.response_cache import ModelCache
@@ -91,8 +92,10 @@ class SharedImageLM(HFMultimodalLM):
             super().__init__(pretrained, batch_size=batch_size or BATCH_SIZE, **lm_eval)
         _check_pixels(self.pixels, self.processor, pretrained)
         self.model.eval()
+        check_own_tokenizers(self.processor, pretrained)
         self.hf: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         """The model itself, adapters inside it."""
+        obey_prompt(self.hf, self.tokenizer)
         if engine.compile:
             self.hf.forward = torch.compile(self.hf.forward, dynamic=True)
         self.stage, self.suffix, self.cache = stage, engine.suffix or "", cache

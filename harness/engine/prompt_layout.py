@@ -17,6 +17,7 @@ from PIL.Image import new as new_image
 from torch import Tensor
 
 from harness.engine.families import INTERLEAVED, PLACES_IMAGES_ITSELF
+from harness.engine.family_prompts import is_address
 from harness.engine.feature_files import Encoded
 
 
@@ -89,7 +90,11 @@ class PromptLayout:
         elif self.model.config.model_type in INTERLEAVED:
             parts = context.split(DEFAULT_IMAGE_PLACEHOLDER)
             mixed = [part for pair in zip_longest(parts, rgb) for part in pair if part not in (None, "")]
-            inputs = self.processor(text=[mixed], return_tensors="pt")
+            for part in mixed:
+                if isinstance(part, str) and is_address(part):  # the processor would fetch it
+                    raise BadPrompt(f"the prompt has an address where its processor expects words: {part.strip()[:80]}")
+            # The prompt has the marks of its turns already.
+            inputs = self.processor(text=[mixed], return_tensors="pt", add_end_of_utterance_token=False)
         else:
             text = self._with_placeholders(context, templated)
             add_special = self._add_special_tokens(text, templated)

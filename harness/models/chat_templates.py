@@ -15,6 +15,7 @@ from typing import Any, Final
 from harness.engine.chat_template import ChatTemplate
 from harness.engine.config import EngineConfig
 from harness.engine.families import NO_CONVERSATION
+from harness.engine.family_prompts import authors_prompt
 from harness.models.base_names import holds_weights, is_outside, named_base
 from harness.models.fetch import in_cache
 from harness.models.spec import MODELS, ModelSpec, find
@@ -48,6 +49,10 @@ def chat_template_of(spec: ModelSpec, engine: EngineConfig | None = None) -> Cha
     unread: list[str] = []
     if (found := _find_in_bases(spec.local_folder, kind, unread)) is not None:
         return found
+    if (authors := authors_prompt(kind, _read_added_tokens(spec.local_folder))) is not None:
+        return ChatTemplate(
+            text=authors.template, source=f"the family's own ({authors.source})", own=False, asks_only=True
+        )
     # A configuration without a type is refused when it is loaded, with a better reason.
     if kind is None or kind in NO_CONVERSATION:
         return ChatTemplate(text=None, source=f"models of type {kind} have none")
@@ -143,6 +148,20 @@ def _find_folder(name: str, of: Path) -> Path | None:
         return in_cache(spec) if spec.backend == "transformers" and spec.adapter is None else None
     except (HarnessError, OSError, ValueError):
         return None
+
+
+def _read_added_tokens(folder: Path) -> set[str]:
+    """The tokens that a tokenizer's files say were added to its vocabulary."""
+    decoder = _read_object(folder / "tokenizer_config.json").get("added_tokens_decoder")
+    held = [
+        _read_object(folder / "tokenizer.json").get("added_tokens"),
+        _read_object(folder / "special_tokens_map.json").get("additional_special_tokens"),
+        list(decoder.values()) if isinstance(decoder, dict) else None,
+        list(_read_object(folder / "added_tokens.json")),
+    ]
+    tokens = [token for listed in held if isinstance(listed, list) for token in listed]
+    named = [token.get("content") if isinstance(token, dict) else token for token in tokens]
+    return {token for token in named if isinstance(token, str)}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

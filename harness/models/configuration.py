@@ -16,7 +16,7 @@ from harness.engine.chat_template import FACT as TEMPLATE
 from harness.engine.config import EngineConfig
 from harness.models.base_names import ADAPTER_CONFIG
 from harness.models.chat_templates import TEMPLATE_FILES, chat_template_of, own_template
-from harness.models.fetch import SMALL
+from harness.models.fetch import OF_A_PART, SMALL
 from harness.models.file_digests import WEIGHTS, digest_of_folder
 from harness.models.provenance import digest_of_model
 from harness.models.spec import ModelSpec
@@ -29,8 +29,6 @@ _DECIDING: Final = (
     *("normalizer.json", "*.spm", "*.bpe", "*.vocab", "*.codes"),
 )
 """Files that a model is loaded with, its chat template (which has a fact of its own) and weights left out."""
-_OF_A_PART: Final = ("*token*.json", "*processor*.json")
-"""A sub-folder with such a file and no weights is a part of the model, such as InstructBLIP's second tokenizer."""
 _ON_PLACES: Final = ("base_model_name_or_path", "_name_or_path", "revision", "transformers_version")
 """Keys of configurations that say where files came from, and decide no answer."""
 _ONE_COPY: Final = 60.0
@@ -57,7 +55,8 @@ def identity_of_folder(folder: Path) -> str:
 def identity_behind_server(spec: ModelSpec) -> dict[str, str]:
     """The same of a local model that a server asks by its own files: with its chat template."""
     with suppress(ModelError):  # of a server that has a template of its own
-        return identity_of(spec) | {TEMPLATE: chat_template_of(spec).digest}
+        template = chat_template_of(spec)
+        return identity_of(spec) | ({} if template.asks_only else {TEMPLATE: template.digest})
     return identity_of(spec)
 
 
@@ -111,7 +110,7 @@ def _find_deciding_files(spec: ModelSpec) -> Iterator[Path]:
 
 def _is_part(folder: Path) -> bool:
     """Whether a folder within a model's is one of its parts, and not a checkpoint."""
-    return _has_any(folder, _OF_A_PART) and not _has_any(folder, WEIGHTS)
+    return _has_any(folder, OF_A_PART) and not _has_any(folder, WEIGHTS)
 
 
 def _has_any(folder: Path, patterns: Iterable[str]) -> bool:

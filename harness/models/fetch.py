@@ -8,12 +8,15 @@ import logging
 import os
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
 from harness.models.base_names import ADAPTER_CONFIG
+from harness.models.file_digests import WEIGHTS
 from harness.models.spec import BASE_OPTION, ModelSpec, on_base
 from harness.models.weight_files import (
     check_named_weights,
@@ -147,9 +150,10 @@ def files_to_download(spec: ModelSpec, info: Any) -> int | None:
 
 
 def _wanted(names: Iterable[str], *, code: bool = False) -> list[str]:
-    """The files to download: safetensors where there are any, else .bin; small files beside them; `code`: Python files,
-    too."""
+    """The files to download: safetensors where there are any, else .bin; small files beside them, and in sub-folders
+    that are parts of the model; `code`: Python files, too."""
     names = list(names)
+    parts = _find_parts(names)
     top = [name for name in names if "/" not in name]
     safetensors = [name for name in top if name.endswith(".safetensors") and not name.startswith("consolidated")]
     weights = safetensors or [
@@ -158,8 +162,37 @@ def _wanted(names: Iterable[str], *, code: bool = False) -> list[str]:
     return (
         weights
         + [name for name in top if name.endswith(SMALL)]
+        + [name for name in names if name.rpartition("/")[0] in parts and name.endswith(SMALL)]
         + [name for name in names if code and name.endswith(".py")]
     )
+
+
+OF_A_PART: Final = ("*token*.json", "*processor*.json")
+"""A sub-folder with such a file and no weights is a part of the model, such as InstructBLIP's second tokenizer."""
+
+
+def _find_parts(names: Iterable[str]) -> set[str]:
+    """The sub-folders among the files of a repository that are parts of its model, and not checkpoints."""
+    beside: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        folder, _, own = name.rpartition("/")
+        beside[folder].append(own)
+    return {
+        folder
+        for folder, found in beside.items()
+        if folder and "/" not in folder and _has_any(found, OF_A_PART) and not _has_any(found, WEIGHTS)
+    }
+
+
+def _has_any(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _find_files_of_parts(folder: Path) -> list[Path]:
+    """The small files in sub-folders that are parts of the model."""
+    files = [path for path in folder.glob("*/*") if path.is_file()]
+    parts = _find_parts(path.relative_to(folder).as_posix() for path in files)
+    return sorted(path for path in files if path.parent.name in parts and path.name.endswith(SMALL))
 
 
 def _as_safetensors(folder: Path, stems: tuple[str, ...], beside: tuple[str, ...]) -> Path:
@@ -169,6 +202,7 @@ def _as_safetensors(folder: Path, stems: tuple[str, ...], beside: tuple[str, ...
     if any(folder.glob("*.safetensors")) or not bins:
         return folder
     small = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(beside))
+    small += _find_files_of_parts(folder)
     out = _folder_of_copy(folder, [*bins, *small])
     if out.is_dir():
         return out
@@ -186,7 +220,9 @@ def _as_safetensors(folder: Path, stems: tuple[str, ...], beside: tuple[str, ...
         _convert(bins, part)
         for path in small:
             if path not in indices:
-                shutil.copyfile(path, part / path.name)
+                copy = part / path.relative_to(folder)
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, copy)
         try:
             part.rename(out)
         except OSError:  # another process was first
@@ -197,7 +233,7 @@ def _as_safetensors(folder: Path, stems: tuple[str, ...], beside: tuple[str, ...
 
 def _folder_of_copy(folder: Path, files: list[Path]) -> Path:
     """Where the converted copy of these files goes; another place once one of them changes."""
-    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    stamps = [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     digest = hashlib.sha256(f"{stamps}{folder.resolve()}".encode()).hexdigest()[:16]
     return cache_folder() / "safetensors" / f"{folder.resolve().parent.parent.name}-{digest}"
 

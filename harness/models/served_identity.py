@@ -113,6 +113,8 @@ def _read_files(spec: ModelSpec) -> ModelSpec:
         template = chat_template_of(spec)
     except ModelError:  # the server has one of its own
         return spec
+    if template.asks_only:
+        return spec
     lacks = spec.server.program.adds_tokens and lacks_first_token(spec, template)
     return replace(spec, server=replace(spec.server, template=template.text, lacks_first_token=lacks))
 

@@ -141,9 +141,9 @@ def _template_words(spec: ModelSpec, settings: ServerSettings, folder: Path) -> 
     """The flag for the chat template that the model was trained with, where it is not in the folder of its weights."""
     with suppress(ModelError):  # of a server that has a template of its own
         template = chat_template_of(spec)
-        if not template.own and template.text is not None and settings.flag(TEMPLATE_FLAG) is None:
+        if not template.own and template.whole is not None and settings.flag(TEMPLATE_FLAG) is None:
             path = folder / f"chat-template-{template.digest}.jinja"
-            atomic_write_text(path, template.text)
+            atomic_write_text(path, template.whole)
             return [f"--{TEMPLATE_FLAG}", str(path.resolve())]
     return []
 

@@ -50,15 +50,26 @@ class Plain:
             settings = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
             return self.processor.apply_chat_template([{"role": "user", "content": parts}], **settings)
         if self.family == "idefics":
-            return self.processor(text=[[*shown, question]], return_tensors="pt")
-        text = f"<image>{question}" if self.family == "paligemma" else question
+            said = [*(["User:", *shown, question] if shown else [f"User: {question}"])]
+            said = [*said[:-1], f"{said[-1]}<end_of_utterance>", "\nAssistant:"]
+            return self.processor(text=[said], return_tensors="pt", add_end_of_utterance_token=False)
+        text = {"paligemma": f"<image>answer en {question}", "fuyu": f"{question}\n"}.get(self.family, question)
         return self.processor(images=image, text=text, return_tensors="pt")
+
+    def ends(self) -> dict[str, Any]:
+        """How the authors let IDEFICS's answers end, and what they may not hold."""
+        if self.family != "idefics":
+            return {}
+        of = self.processor.tokenizer.convert_tokens_to_ids
+        never = [[of("<image>")], [of("<fake_token_around_image>")]]
+        return {"eos_token_id": [of("<end_of_utterance>"), of("</s>")], "bad_words_ids": never}
 
     def answer(self, image: Image.Image | None, question: str) -> str:
         inputs = self.inputs(image, question)
         tokenizer = self.processor.tokenizer
         with torch.inference_mode():
-            written = self.model.generate(**inputs, max_new_tokens=GREEDY["max_gen_toks"], do_sample=False)[0]
+            given = {"max_new_tokens": GREEDY["max_gen_toks"], "do_sample": False} | self.ends()
+            written = self.model.generate(**inputs, **given)[0]
         answer: str = tokenizer.decode(written[inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return answer.split(tokenizer.eos_token)[0]
 

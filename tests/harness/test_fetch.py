@@ -136,6 +136,21 @@ def test_a_hub_model_is_downloaded_once_without_its_code_and_its_commit_is_its_r
     assert len(caplog.messages) == 1
 
 
+def test_parts_in_sub_folders_are_downloaded_and_other_sub_folders_are_not(hub: Hub, tmp_path: Path) -> None:
+    part = {"qformer_tokenizer/tokenizer.json": b"{}", "qformer_tokenizer/vocab.txt": b"a"}
+    weights = repository(tmp_path)["model.safetensors"]
+    others = {
+        "checkpoint-5/tokenizer.json": b"{}",
+        "checkpoint-5/model.safetensors": weights,
+        "onnx/config.json": b"{}",
+    }
+    deep = {"a/b/tokenizer.json": b"{}", "qformer_tokenizer/notes.md": b"x"}
+    hub.files["org/model"] = repository(tmp_path) | part | others | deep
+    folder = fetch(find("org/model")).local_folder
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == {"config.json", "model.safetensors", *part}
+
+
 def test_what_is_in_the_cache_needs_no_network(hub: Hub, tmp_path: Path) -> None:
     hub.files["org/model"] = repository(tmp_path)
     assert not cached(find("org/model"))

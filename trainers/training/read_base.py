@@ -11,7 +11,9 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     BitsAndBytesConfig,
+    ProcessorMixin,
     dynamic_module_utils,
 )
 
@@ -119,6 +121,7 @@ def read_processor(folder: str, name: str, template: str | None = None, *, remot
     a template."""
     with reading(name, folder, "tokenizer or processor", remote_code=remote_code):
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=remote_code)
+    check_own_tokenizers(processor, folder)
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None:
         raise ModelError(f"{name}: has no image processor with a tokenizer in {folder}")
@@ -129,6 +132,21 @@ def read_processor(folder: str, name: str, template: str | None = None, *, remot
         )
     processor.chat_template = found
     return processor
+
+
+def check_own_tokenizers(processor: Any, folder: str) -> None:
+    """ModelError where a part of a processor has no tokenizer of its own in its sub-folder, such as InstructBLIP's
+    Q-Former: transformers would give it the language model's, and only log that."""
+    for part in processor.get_attributes() if isinstance(processor, ProcessorMixin) else ():
+        if part == "tokenizer" or "tokenizer" not in part:
+            continue
+        try:
+            AutoTokenizer.from_pretrained(folder, subfolder=part, trust_remote_code=False)
+        except (OSError, ValueError):
+            raise ModelError(
+                f"{folder}: no tokenizer in its sub-folder {part}, which {type(processor).__name__} reads beside "
+                f"the language model's; get the whole repository, sub-folders too"
+            ) from None
 
 
 def check_base(folder: str, name: str, template: str | None = None, *, remote_code: bool = False) -> None:
