@@ -43,7 +43,7 @@ from support.images import image_digest
 from support.processes import as_single_process, rank, world_size
 from support.progress import report
 from tasks.answer import Answer, FailedAnswer
-from tasks.thoughts import answer_of, is_decided
+from tasks.thoughts import generated, is_decided
 from trainers.training.read_base import CompleteModel, check_own_tokenizers
 
 if TYPE_CHECKING:
@@ -197,14 +197,14 @@ class SharedImageLM(HFMultimodalLM):
         if text_only:  # lm-eval passes requests of text-only tasks together with the others
             answers = super().generate_until([requests[index] for index in text_only], disable_tqdm)
             for index, text in zip(text_only, answers, strict=True):
-                results[index] = answer_of(text, requests[index].args[0])
+                results[index] = generated(text, requests[index].args[0])
         if not with_images:
             return results
         self.counts["asked"] += len(with_images)
         jobs = self.jobs_of([requests[index] for index in with_images])
         done = 0
         for job, text in self._answer_with_others(jobs) if world_size() > 1 else self._answer(jobs):
-            text = answer_of(text, job.context)
+            text = generated(text, job.context)
             for index in job.requests:
                 results[with_images[index]] = text
             done += len(job.requests)

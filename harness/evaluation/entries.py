@@ -89,7 +89,7 @@ def samples_of(scored: Scored, given: Sequence[Generated], run: str) -> list[Sam
             id=str(one.doc.get("id", index)),
             image=_find_image_id(one, first),
             prompt=one.prompt,
-            answer=_words_of(one.answer),
+            answer=None if isinstance(one.answer, FailedAnswer) else str(one.answer),
             records=first.records,
             reply=first.reply,
             cut=any(getattr(one.answer, mark, False) for mark in ("cut", "limited")),
@@ -97,14 +97,11 @@ def samples_of(scored: Scored, given: Sequence[Generated], run: str) -> list[Sam
             repeats=tuple(repeats),
             reason=None if why is None else why.error,
             document=document_of(one.doc),
+            raw=getattr(one.answer, "raw", None),
+            reasoning=getattr(one.answer, "reasoning", None),
         )
         for index, (one, why, first, *repeats) in enumerate(zip(given, scored.lost, *scored.rounds, strict=True))
     ]
-
-
-def _words_of(answer: str) -> str | None:
-    """All that the model wrote, its thoughts, too; None if it gave no answer."""
-    return None if isinstance(answer, FailedAnswer) else getattr(answer, "raw", None) or str(answer)
 
 
 def _find_image_id(one: Generated, rated: JudgeRepeat) -> str:

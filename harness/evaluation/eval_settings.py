@@ -29,6 +29,9 @@ REPEAT_VALUES = "judge repeats"
 """In provenance: the score of each round of the judge, separated by commas."""
 NO_IMAGE = "none was shown"
 """In provenance, as "judge image": settings of images did not act."""
+ANSWERS_FACT, STRIPPED = "answers", "stripped"
+"""In provenance: how models' answers are read; entries of earlier versions lack it, and scored white space around them:
+where a parser failed at that, they are scored anew."""
 TIMES_ASKED = "judge asked"
 """In provenance: how often the judge rated each answer; entries of earlier versions lack it."""
 
@@ -66,7 +69,8 @@ class EvalSettings:
             "full answers": "yes" if self.full_answers else "",
             "rows": "partial" if self.partial_data else "",
         }
-        return {"seed": str(self.seed)} | {name: value for name, value in found.items() if value}
+        always = {"seed": str(self.seed), ANSWERS_FACT: STRIPPED}
+        return always | {name: value for name, value in found.items() if value}
 
     def facts_of_task(self, task: TaskSpec) -> dict[str, str]:
         """The provenance of one task: the digest of what decides its scores, its data and its judge's prompts."""
@@ -165,6 +169,7 @@ def on_board(
         key(entry.task, entry.version, _without_missing(entry.judge), {**entry.provenance, "data": data})
         for entry in board.current(partial=True)
         if entry.model == name and entry.limit == settings.limit and entry.failed + entry.unscored == 0
+        if entry.provenance.get(ANSWERS_FACT) == STRIPPED or not entry.unparsed
         if all(without_device(entry.provenance.get(fact, "")) == value for fact, value in wanted.items())
         if (entry.provenance.get("shared") == SHARES_NOTHING) == engine.exact
         if entry.judge is None or times_asked_of(entry) >= times

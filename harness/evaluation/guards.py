@@ -71,12 +71,15 @@ def _count_answer(
 
 
 def answer_in(sample: Sample) -> str | None:
-    """A logged answer without its thoughts; None where there is none."""
-    return None if sample.answer is None else _drop_thoughts(sample.answer, sample.prompt)
+    """The words of a logged answer that are scored; None where there are none."""
+    if sample.answer is None or sample.raw is not None:
+        return sample.answer
+    return _drop_thoughts(sample.answer, sample.prompt)
 
 
 @lru_cache(maxsize=50_000)
 def _drop_thoughts(answer: str, prompt: str) -> str | None:
+    """Of a log of an earlier version, which kept them together."""
     found = answer_of(answer, prompt)
     if isinstance(found, FailedAnswer):  # the prompt was not what the model read
         found = answer_of(answer)

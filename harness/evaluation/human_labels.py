@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from harness.evaluation.guards import answer_in
 from harness.evaluation.rater_agreement import find_number
 from harness.evaluation.rescore import find_documents
 from harness.evaluation.scoring import rate
@@ -36,7 +37,6 @@ from support.parsing import parse_json
 from support.records import read
 from tasks.human_labels import as_reply, scale_of
 from tasks.registry import registry
-from tasks.thoughts import answer_of
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def write_template(path: Path, logs: Mapping[Run, JudgedLog], *, images: int, se
                 continue
             digest = answer_id(sample.answer)
             row = {"task": task, "id": sample.id, "answer_id": digest, "image": sample.image}
-            row |= {"question": sample.prompt, "answer": str(answer_of(sample.answer)), "known": _tell_known(sample)}
+            row |= {"question": sample.prompt, "answer": answer_in(sample) or "", "known": _tell_known(sample)}
             found.setdefault((sample.id, digest), row | {"scale": scale.words, "rating": ""})
         more = list(found.values())
         rng.shuffle(more)

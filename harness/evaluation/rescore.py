@@ -115,18 +115,14 @@ def _rate_again(task: TaskSpec, entry: Entry, docs: Sequence[Doc], log: Mapping[
 
 
 def _read_answer(sample: Sample) -> str:
-    """The answer as the model gave it."""
-    if sample.answer is None:
-        return FailedAnswer(sample.reason or "")
-    read = answer_of(sample.answer, sample.prompt)
-    if isinstance(read, FailedAnswer):  # the prompt was not what the model read
-        read = answer_of(sample.answer)
-    if isinstance(read, FailedAnswer):
-        return read
+    """The answer as it was scored."""
+    read = answer_in(sample)
+    if read is None:
+        return answer_of(sample.answer) if sample.answer is not None else FailedAnswer(sample.reason or "")
     choices = sample.records.get(NEXT_TOKEN, {}).get("logprobs", {})
     # A log tells answers that were stopped early from those at the limit of tokens by the length alone.
     cut = sample.cut and LENGTH not in sample.records
-    return Answer(str(read), cut=cut, choices=choices if isinstance(choices, dict) else {})
+    return Answer(read, cut=cut, choices=choices if isinstance(choices, dict) else {})
 
 
 def _find_other_reader(log: Mapping[str, Sample], anew: Sequence[JudgeRepeat]) -> str | None:

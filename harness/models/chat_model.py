@@ -47,7 +47,7 @@ from harness.models.server_facts import ServerFacts
 from harness.models.spec import ModelSpec
 from support.errors import ModelError
 from support.images import image_digest
-from tasks.answer import Answer, FailedAnswer, without_leading_space
+from tasks.answer import FailedAnswer, stripped, with_words
 from tasks.early_exit import Reads
 from tasks.judges import prices
 from tasks.judges.addresses import Server, server_of
@@ -69,6 +69,10 @@ PLACE: Final = "<image>"
 SYSTEM: Final = "<|system|>"
 USER: Final = "<|user|>"
 """What parts a system message from the prompt, in a context that has one."""
+
+
+REASONING_KEPT: Final = "reasoning"
+"""Field of what the ledger keeps: thoughts that came beside a reply's text."""
 
 
 class OpenAIVisionLM(LM):
@@ -205,7 +209,7 @@ class OpenAIVisionLM(LM):
         replies = self.client.ask_many(questions(), self.read, stage=stage, total=len(asked))
         for place, ((one, request), reply) in enumerate(zip(sent, replies, strict=True)):
             given = replies.lost[place] if reply is None else reply
-            if one.early is not None and not self.early.is_settled(without_leading_space(given), one.hint, one.early):
+            if one.early is not None and not self.early.is_settled(given, one.hint, one.early):
                 one.early, one.is_undecided = None, True
                 again.append(one)
             else:
@@ -214,11 +218,12 @@ class OpenAIVisionLM(LM):
 
     def _finish(self, one: Asked, reply: str, request: Request) -> str:
         """The answer in a reply, with what is known beside its words."""
-        answer = without_leading_space(_cut_at(answer_of(reply), one.full.until))
-        call = self.client.ledger.call(request.key) if one.choices or one.early is not None else None
-        if isinstance(answer, FailedAnswer) or call is None:
+        answer = stripped(_cut_at(answer_of(reply), one.full.until))
+        if isinstance(answer, FailedAnswer) or (call := self.client.ledger.call(request.key)) is None:
             return answer
         told = told_of(call.told)
+        if thoughts := told.get(REASONING_KEPT):
+            answer = with_words(answer, str(answer), reasoning=str(thoughts))
         weighed = weigh(told, one.choices, reply) if one.choices else Weighed()
         cut = one.early is not None and self.early.was_cut(reply, one.hint, told)
         return with_facts(answer, cut=cut, choices=weighed.choices, missing=weighed.missing)
@@ -313,6 +318,7 @@ class OpenAIVisionLM(LM):
         told = stopped_by(body, self.shortened.get(request.key), request.body)
         if request.key in self.weighed:
             told |= told_in(body, asked="logprobs" in request.body)
+        told |= {REASONING_KEPT: answer.reasoning} if answer.reasoning else {}
         answer = replace(answer, told=json.dumps(told) if told else "")
         fingerprint = fingerprint_in(body)
         if fingerprint and fingerprint not in self.fingerprints:
@@ -378,6 +384,6 @@ def _cut_at(answer: str, until: Sequence[str]) -> str:
     text = str(answer)
     for end in until:
         text = text.split(end)[0]
-    if text == answer or not isinstance(answer, Answer):
-        return answer if text == answer else text
-    return Answer(text, limited=answer.limited, raw=answer.raw)
+    if text == answer:
+        return answer
+    return with_words(answer, text, limited=False, raw=getattr(answer, "raw", None) or str(answer))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from harness.models.server_facts import ServerFacts
-from tasks.answer import Answer, FailedAnswer
+from tasks.answer import FailedAnswer, with_words
 from tasks.early_exit import Reads
 from tasks.judges.bodies import read_json
 from tasks.judges.chat_client import run_in_thread
@@ -177,6 +177,5 @@ def with_facts(answer: str, *, cut: bool, choices: Mapping[str, float], missing:
     """An answer with what is known beside its words."""
     if isinstance(answer, FailedAnswer) or not (cut or choices or missing):
         return answer
-    known = answer if isinstance(answer, Answer) else Answer(answer)
-    limited = known.limited and not cut  # by the task's own limit
-    return Answer(str(known), cut=cut, choices=choices, no_choices=missing, limited=limited, raw=known.raw)
+    limited = getattr(answer, "limited", False) and not cut  # by the task's own limit
+    return with_words(answer, str(answer), cut=cut, choices=choices, no_choices=missing, limited=limited)

@@ -17,6 +17,7 @@ from math import exp, isfinite, log
 from typing import Any, Final
 
 from tasks.judges.replies import REASONING, take_first_choice
+from tasks.thoughts import OF_A_THOUGHT
 
 LISTED: Final = 20
 """Tokens that are asked for; OpenAI's limit, and what vLLM allows unless it is told otherwise."""
@@ -24,7 +25,6 @@ ASKED: Final[Mapping[str, Any]] = {"logprobs": True, "top_logprobs": LISTED}
 NOT_ASKED: Final = "kept from a call that did not ask for log-probabilities"
 REFUSED: Final = "the server takes no request for log-probabilities"
 NOT_GIVEN: Final = "the server gives no log-probabilities"
-OF_A_THOUGHT: Final = "the first token is one of the model's thoughts"
 OF_ANOTHER: Final = "the log-probabilities are not those of the answer's first token"
 DIGITS: Final = 6
 SLACK: Final = 0.001

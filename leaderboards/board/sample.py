@@ -46,7 +46,7 @@ class Sample:
     prompt: str
 
     answer: str | None
-    """The model's words, with its thoughts where it gave any; None = generation failed."""
+    """The words that are scored (in logs of earlier versions, all that the model wrote); None = there is no answer."""
 
     records: Mapping[str, Mapping[str, Any]]
     """Metric -> what the task counted for it, JSON values; empty = unscored."""
@@ -71,17 +71,23 @@ class Sample:
     document: str | None = None
     """JSON: the question with its right answer, from which the task counts `records`; None = not kept."""
 
+    raw: str | None = None
+    """All that the model wrote, where that is more than `answer`: with its thoughts, and white space around it."""
+
+    reasoning: str | None = None
+    """What the model thought before its answer; None = nothing, or it is not known."""
+
 
 _COLUMNS = tuple(field.name for field in fields(Sample))
 
-_OPTIONAL = ("answer", "reply", "image_digest", "repeats", "reason", "document")
+_OPTIONAL = ("answer", "reply", "image_digest", "repeats", "reason", "document", "raw", "reasoning")
 
 MAX_SAMPLES: Final = 1_000_000
 """Of one log: a few bytes of a file may stand for any number of rows."""
 MAX_UNPACKED: Final = 1 << 30
 """Bytes of one log's cells."""
 
-_LATER = 5  # the last columns, which logs of earlier versions lack
+_LATER = 7  # the last columns, which logs of earlier versions lack
 
 
 def to_parquet(samples: Sequence[Sample]) -> bytes:

@@ -228,7 +228,7 @@ class _Survey:
         for sample in log:
             said = hash(sample.answer)
             seen = self.seen.setdefault(_question(sample), _Seen(said))
-            length = sum(min(len(text or ""), LONGEST) for text in (sample.answer, sample.reply))
+            length = sum(min(len(text or ""), LONGEST) for text in (sample.answer, sample.reply, sample.reasoning))
             seen.answers += 1
             seen.others += said != seen.first
             seen.characters += length
@@ -266,7 +266,7 @@ class _Packing:
 
     def rows(self, log: Sequence[Sample], marks: Marker) -> list[list[Any]]:
         """Of each answer: the place of its question, its words, mark and judge's words, the prompt, if it is not the
-        question's, and why it failed, has no score or could not be read."""
+        question's, why it failed, has no score or could not be read, and what the model thought before it."""
         rows: list[list[Any]] = []
         for sample in log:
             question = _question(sample)
@@ -279,9 +279,8 @@ class _Packing:
             got = marks(sample, self.task.metric)
             given = [got.label, got.score, int(got.right)] if got else None
             own = self._cut(sample.prompt) if sample.prompt != prompt else None
-            rows.append(
-                [place, self._cut(sample.answer), given, self._cut(sample.reply), own, self._cut(sample.reason)]
-            )
+            row = [place, self._cut(sample.answer), given, self._cut(sample.reply), own, self._cut(sample.reason)]
+            rows.append(row if sample.reasoning is None else [*row, self._cut(sample.reasoning)])
         self.answers += len(rows)
         return rows
 

@@ -33,6 +33,8 @@ class Reply:
     """The model that has answered, as the server says."""
     told: str = ""
     """As in the ledger's `Call`."""
+    reasoning: str = ""
+    """Its thoughts, where they came beside the text."""
     end_told: bool = True
     """Whether the server says how it ended; else its count of tokens, below the limit or at it, tells that."""
 
@@ -88,6 +90,10 @@ REASONING: Final = (
     *("thinking", "thinking_blocks"),
 )
 """Fields beside the reply that hold thoughts: vLLM, SGLang, DeepSeek; OpenRouter, Ollama, newer vLLM; LiteLLM."""
+THOUGHT_TEXTS: Final = ("text", "thinking", "summary", "content", "reasoning")
+"""Fields of one part of such thoughts that hold words: OpenRouter's, Anthropic's, OpenAI's, Mistral's."""
+MOST_REASONING: Final = 200_000
+"""Characters of the thoughts that are kept of one reply."""
 NOTHING_IN_LIMIT: Final = "no answer within the limit of tokens"
 CUT_BY_THOUGHTS: Final = "its thoughts took tokens of its answer, which was cut"
 MOST_TOKENS: Final = 2**24
@@ -175,9 +181,37 @@ def _read(body: Any, limit: int | None) -> tuple[Reply, str | None, str]:
         limited=limited,
         usage=usage,
         served=served_of(body) or NOT_SAID,
+        reasoning=_read_reasoning(message),
         end_told=finish is not None,
     )
     return reply, content, f" (in {beside})" * bool(beside)
+
+
+def _read_reasoning(message: Mapping[str, Any]) -> str:
+    """The thoughts that stand beside a reply's words; empty where there are none, or none that can be read."""
+    found = next((message[name] for name in REASONING if message.get(name)), None)
+    content = message.get("content")
+    if found is None and isinstance(content, list):
+        found = [part for part in content if isinstance(part, Mapping) and _is_thought(part)]
+    return clean("\n\n".join(_texts_in(found, depth=0)))[:MOST_REASONING]
+
+
+def _texts_in(thoughts: Any, *, depth: int) -> list[str]:
+    """The words of thoughts: a text, or parts that hold them."""
+    if isinstance(thoughts, str):
+        return [text] if (text := thoughts.strip()) else []
+    if depth > 3:
+        return []
+    if isinstance(thoughts, Mapping):
+        thoughts = [thoughts[name] for name in THOUGHT_TEXTS if thoughts.get(name)][:1]
+    parts = thoughts if isinstance(thoughts, list) else []
+    return [text for part in parts for text in _texts_in(part, depth=depth + 1)]
+
+
+def _is_thought(part: Mapping[str, Any]) -> bool:
+    """Whether a part of a content is a thought: Gemini's mark, or its type."""
+    kind = str(part.get("type", "text"))
+    return part.get("thought") is True or "think" in kind or "reason" in kind
 
 
 def usage_of(body: Mapping[str, Any]) -> Usage | None:
@@ -300,10 +334,10 @@ def _read_text(content: Any, usage: Usage | None) -> tuple[str | None, bool]:
             text = text.get("value")
         if kind == "refusal":
             raise PermanentError("refusal", usage)
-        is_thought = isinstance(part, Mapping) and part.get("thought") is True
+        is_thought = isinstance(part, Mapping) and _is_thought(part)
         if kind in ("text", "output_text") and isinstance(text, str) and not is_thought:
             texts.append(text)
-        thought = thought or is_thought or "think" in str(kind) or "reason" in str(kind)
+        thought = thought or is_thought
     return "".join(texts) if texts else None, thought
 
 

@@ -129,10 +129,24 @@ def test_thoughts_are_no_answer_and_decide_nothing(
         for found in answers_to_all(lm, max_gen_toks=len(written)):
             if answer is None:
                 assert isinstance(found, FailedAnswer)
-                assert found.error == NEVER_ENDED
+                assert (found.error, found.raw, found.reasoning) == (NEVER_ENDED, written, "Yes, of course")
             else:
-                assert (found, found.raw, found.cut) == (answer, written[: -len("ever")], True)
+                raw = written[: -len("ever")]
+                assert (found, found.raw, found.reasoning, found.cut) == (answer, raw, "Yes, of course", True)
     assert lm.counts["answered"] == 0
+
+
+def test_an_answer_is_stripped_before_it_is_decided_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for written, answer, cut in ((" \n No, never", "No, n", True), (" A\n", "A", False)):
+        for _ in range(2):  # by the model, and kept
+            lm = shared(folder, hints={"t": Hints(decided=_four, rule="four 1")}, answers=tmp_path / "answers.sqlite")
+            monkeypatch.setattr(lm.rules, "_decode", lambda tokens, text=written: text[: len(tokens)])
+            monkeypatch.setattr(lm.rules, "end_tokens", set)
+            for found in answers_to_all(lm, max_gen_toks=len(written)):
+                raw = written[: -len("ever")] if cut else written
+                assert (found, found.raw, found.cut, found.reasoning) == (answer, raw, cut, None)
 
 
 def test_marks_of_thoughts_that_are_special_tokens_are_decoded() -> None:

@@ -23,7 +23,7 @@ from harness.models.spec import ModelSpec
 from support.errors import JudgeDown, ModelError, SettingError
 from support.images import ImageRef, keep, picture
 from support.progress import show_on
-from tasks.answer import FailedAnswer
+from tasks.answer import Answer, FailedAnswer
 from tasks.judges.ledger import Ledger
 from tasks.judges.requests import image_part
 from tasks.registry import registry
@@ -374,6 +374,30 @@ def test_likelihoods_are_not_to_be_had(server: Any, path: Path) -> None:
             ask([asking("a")])
 
 
+@pytest.mark.parametrize(
+    ("beside", "reasoning"),
+    (
+        ({"reasoning_content": " A or B? "}, "A or B?"),
+        ({"reasoning": "A or B?"}, "A or B?"),
+        ({"reasoning_details": [{"type": "reasoning.text", "text": "A or"}, {"text": "B?"}]}, "A or\n\nB?"),
+        ({"thinking_blocks": [{"type": "thinking", "thinking": "A or B?", "signature": "x"}]}, "A or B?"),
+        ({"content": [{"type": "thinking", "thinking": "A?"}, {"type": "text", "text": "\n A\n"}]}, "A?"),
+        ({"reasoning_content": 7}, None),
+        ({}, None),
+    ),
+)
+def test_an_answer_is_stripped_and_thoughts_beside_it_are_kept(
+    beside: dict[str, Any], reasoning: str | None, server: Any, path: Path
+) -> None:
+    choice = {"finish_reason": "stop", "message": {"content": "\n A\n", **beside}}
+    server.answer = lambda request: (200, {"choices": [choice], "model": "m"})
+    for _ in range(2):  # asked, and out of the ledger
+        (found,) = lm_of(server, path).generate_until([asking("which?")])
+        assert isinstance(found, Answer)
+        assert (found, found.raw, found.reasoning) == ("A", "\n A\n", reasoning)
+    assert len(server.log) == 1
+
+
 def test_what_a_model_thinks_is_in_the_log_and_not_in_the_score(
     server: Any, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -392,7 +416,8 @@ def test_what_a_model_thinks_is_in_the_log_and_not_in_the_score(
             spec, tasks, None, EvalSettings(limit=4), load=lambda *_, **__: lm_of(server, path, concurrency=1)
         )
         assert next(entry.value for entry in found.entries if entry.metric == "yes_rate") == 0
-        assert [sample.answer for sample in found.samples] == [said] * 4
+        logged = [(sample.answer, sample.raw, sample.reasoning) for sample in found.samples]
+        assert logged == [("No.", said, "Yes? Yes. Not yes...")] * 4
         assert sum(sample.cut for sample in found.samples) == 1
         assert "scenes_pope: 1 of 4 answers were cut at the limit of tokens" in caplog.text
     assert len(server.log) == 5

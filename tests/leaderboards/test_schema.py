@@ -130,6 +130,7 @@ def test_logs_from_before_a_column_was_added_are_read(make_sample: MakeSample) -
 
     repeats = (JudgeRepeat(records={}, reply="?"),)
     whole = {"cut": True, "image_digest": "ab", "repeats": repeats, "reason": "content filter", "document": "{}"}
+    whole |= {"raw": "<think>?</think> No", "reasoning": "?"}
     later = list(whole)
     table = pq.read_table(pa.BufferReader(to_parquet([make_sample(**whole)])))
     for lacking_columns in (later[place:] for place in range(len(later))):

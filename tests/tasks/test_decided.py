@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tasks.benchmarks import amber, mme, pope, scienceqa_img, seedbench_img
 from tasks.early_exit import next_token_accuracy, next_token_record
 from tasks.registry import registry
+from tasks.thoughts import generated, is_decided
 
 PIECES = ["Yes", "yes", "No", "no", "not", "nothing", "A", "B", "The answer is ", " ", "  ", ",", ".", ". ", "\n"]
 WORDS = st.lists(st.sampled_from([*PIECES, "é", "x", "😀"]), max_size=9).map("".join)
@@ -45,6 +46,27 @@ def test_no_further_word_changes_what_is_read(name: str, beginning: str, rest: s
     if decided(beginning):
         assert read(beginning) == read(beginning + rest)
         assert decided(beginning + rest)
+
+
+@pytest.mark.parametrize("name", READINGS)
+@settings(max_examples=600, deadline=None)
+@given(beginning=st.one_of(WORDS, st.text(max_size=6)), rest=st.one_of(WORDS, st.text(max_size=6)))
+@example(beginning="  Yes", rest=" ")
+@example(beginning=" No ", rest="thing there.")
+@example(beginning="\nA", rest=". The answer is B.")
+def test_no_further_word_changes_what_is_read_of_a_stripped_answer(name: str, beginning: str, rest: str) -> None:
+    decided, read = READINGS[name]
+    assert decided is not None
+    if is_decided(beginning, "", decided):
+        assert read(generated(beginning)) == read(generated(beginning + rest))
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_what_the_official_rules_read_differs_with_white_space(name: str) -> None:
+    """Of a file they read what is there; so a model's answer is stripped first."""
+    _, read = READINGS[name]
+    texts = [lead + word + end for word in ("Yes", "No", "A") for lead in ("", "    ") for end in ("", "\n")]
+    assert any(read(text) != read(text.strip()) for text in texts)
 
 
 @pytest.mark.parametrize(

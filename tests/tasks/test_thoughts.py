@@ -7,7 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.answer import Answer, FailedAnswer
-from tasks.thoughts import MARKS, NEVER_ENDED, ONLY_THOUGHTS, PHRASES, WRAPPERS, answer_of, is_decided, without_thoughts
+from tasks.thoughts import (
+    MARKS,
+    NEVER_ENDED,
+    OF_A_THOUGHT,
+    ONLY_THOUGHTS,
+    PHRASES,
+    WRAPPERS,
+    answer_of,
+    generated,
+    is_decided,
+    split_thoughts,
+    without_thoughts,
+)
 
 
 @pytest.mark.parametrize(("opening", "closing"), (*MARKS, *PHRASES))
@@ -89,6 +101,7 @@ def test_an_answer_keeps_all_that_was_written() -> None:
     found = answer_of(given)
     assert isinstance(found, Answer)
     assert (found, found.raw, found.limited, dict(found.choices)) == ("No", raw, True, {})
+    assert (found.reasoning, found.no_choices) == ("Yes?", OF_A_THOUGHT)
     assert answer_of(found) is found
     again = copy.copy(found)  # as between processes
     assert (again, again.raw, again.limited) == ("No", raw, True)
@@ -97,6 +110,43 @@ def test_an_answer_keeps_all_that_was_written() -> None:
         assert isinstance(failed, FailedAnswer)
         assert failed.error == why
     assert answer_of(failed) is failed
+
+
+@pytest.mark.parametrize(("opening", "closing"), (*MARKS, *PHRASES))
+def test_thoughts_are_told_without_their_marks(opening: str, closing: str) -> None:
+    assert split_thoughts(f"{opening}\nYes?\n{closing}\n\nNo").reasoning == "Yes?"
+    assert split_thoughts(f"{opening} and so on").reasoning == "and so on"
+    assert split_thoughts(f"{opening}{closing}No").reasoning is None
+    assert split_thoughts("No").reasoning is None
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "reasoning"),
+    (
+        ("<think>a</think>No\n<think>b</think>", "", "a\n\nb"),
+        ("Yes?</think>No", "", "Yes?"),
+        ("Yes?</think>No", "ASSISTANT: <think>\n", "Yes?"),
+        ("Yes? and", "ASSISTANT: <think>\n", "Yes? and"),
+        ("analysisWe look.assistantfinalNo", "", "We look."),
+        ("<|channel|>analysis<|message|>Yes?<|end|><|start|>assistant<|channel|>final<|message|>No", "", "Yes?"),
+    ),
+)
+def test_forms_of_thoughts_that_are_met(text: str, prompt: str, reasoning: str) -> None:
+    assert split_thoughts(text, prompt).reasoning == reasoning
+
+
+def test_what_a_model_has_just_written_is_stripped() -> None:
+    found = generated(Answer(" A\n", choices={"A": -0.1}, cut=True))
+    assert isinstance(found, Answer)
+    assert (found, found.raw, found.cut, dict(found.choices)) == ("A", " A\n", True, {"A": -0.1})
+    assert generated(found) is found
+    assert generated("A") == "A"
+    assert answer_of(" A\n") == " A\n"  # of a file
+    empty = generated(" \n")
+    assert not isinstance(empty, FailedAnswer)
+    assert empty == ""
+    thought = generated("<think>b</think>\n A ")
+    assert (thought, getattr(thought, "raw", None)) == ("A", "<think>b</think>\n A ")
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,8 @@
     if (old.mark.score !== now.mark.score) return now.mark.score > old.mark.score ? "better" : "worse";
     return now.mark.right ? "right" : "wrong";
   };
-  const read = (rows) => new Map(rows.map(([question, answer, mark, reply, prompt, reason]) =>
-    [question, { answer, reply, prompt, reason, mark: mark && { label: mark[0], score: mark[1], right: mark[2] === 1 } }]));
+  const read = (rows) => new Map(rows.map(([question, answer, mark, reply, prompt, reason, reasoning]) =>
+    [question, { answer, reply, prompt, reason, reasoning, mark: mark && { label: mark[0], score: mark[1], right: mark[2] === 1 } }]));
 
   const chooseTask = () => {
     const { logs: runs } = logs[task.value], names = runs.map(({ name }, index) => [String(index), name]);
@@ -178,6 +178,7 @@
     else box.append(make("p", { class: "answer", dir: "auto" }, ...parts.map(([word, same]) => same ? word : make("mark", {}, word))));
     if (side?.reason && side.answer !== null) box.append(make("p", { class: "answer failed", dir: "auto" }, side.reason));
     if (side?.reply) box.append(make("details", { open: "" }, make("summary", {}, "Judge"), make("p", { class: "reply", dir: "auto" }, side.reply)));
+    if (side?.reasoning) box.append(make("details", {}, make("summary", {}, "Thoughts"), make("p", { class: "reply", dir: "auto" }, side.reasoning)));
     if (side?.prompt && side.prompt !== prompt) box.append(make("details", {}, make("summary", {}, "Asked in other words"), make("p", { class: "reply", dir: "auto" }, side.prompt)));
     return box;
   };
