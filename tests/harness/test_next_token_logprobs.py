@@ -12,12 +12,12 @@ from harness.models.next_token_logprobs import (
     LIKELIEST,
     NOT_ASKED,
     NOT_GIVEN,
-    OF_A_THOUGHT,
     OF_ANOTHER,
     REFUSED,
     told_in,
     weigh,
 )
+from tasks.thoughts import OF_A_THOUGHT
 
 YES_NO = ("yes", "no")
 
