@@ -58,14 +58,23 @@ def models_check_command(
     *,
     models: ModelOptions,
 ) -> int:
-    """Load a model, ask it about a photograph and a drawn scene, and print what it was shown and its speed."""
+    """Load a model, ask it about a photograph and a drawn scene, and print what it takes and what it was shown.
+
+    First it says what the download, and the conversion of .bin files, take of the disk.
+    """
     from dataclasses import asdict
 
     from harness.evaluation.model_check import check_model, render
+    from harness.evaluation.preflight import look_at_disk
     from harness.models.fetch import fetch
 
-    checked = check_model(fetch(models.find(context, name)), ledger)
-    print(json.dumps(asdict(checked)) if as_json else render(checked))
+    spec = models.find(context, name)
+    use = look_at_disk(spec)
+    if use is not None:
+        log.info(f"{spec.name}: {use.words()}")
+    checked = check_model(fetch(spec), ledger)
+    disk = {} if use is None else {"disk": asdict(use)}
+    print(json.dumps(asdict(checked) | disk) if as_json else render(checked))
     return OK
 
 

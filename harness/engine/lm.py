@@ -282,6 +282,8 @@ class SharedImageLM(HFMultimodalLM):
             yield from self._ask_by_kind(jobs)
         except (HarnessError, OSError):
             raise
+        except torch.OutOfMemoryError as error:
+            raise ModelError(f"{self.stage}: {self.scheduler.describe_lack()} ({one_line(error)[:200]})") from error
         except Exception as error:  # of the model's own code: its configuration need not fit its weights
             words = f"{type(error).__name__}: {one_line(error)[:300]}"
             raise ModelError(f"{self.stage}: the model fails at a question: {words}") from error

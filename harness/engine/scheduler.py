@@ -75,17 +75,35 @@ class Scheduler:
                 answered.add(id(job))
                 yield job, text
         except torch.OutOfMemoryError:
-            if not self.may_shrink or self.batch_size <= 1:
+            if not self.shrink():
                 raise
         else:
             return
-        torch.cuda.empty_cache()
-        self.batch_size = max(1, self.batch_size // 2)
-        self.counts["out of memory"] += 1
         left = [job for job in jobs if id(job) not in answered]
         size = self.batch_size  # it may shrink again meanwhile
         for start in range(0, len(left), size):
             yield from self._run_batch_with_oom_backoff(left[start : start + size])
+
+    def shrink(self) -> bool:
+        """Half as many questions at a time from here on, since memory ran out; False if that must not be, or can't."""
+        if not self.may_shrink or self.batch_size <= 1:
+            return False
+        torch.cuda.empty_cache()
+        self.batch_size //= 2
+        self.counts["out of memory"] += 1
+        return True
+
+    def describe_lack(self) -> str:
+        """What to do where memory ran out for good."""
+        if self.may_shrink or self.batch_size <= 1:
+            return (
+                "memory does not hold one question at a time: try dtype=bfloat16, load_in_4bit=true or a smaller "
+                "max_pixels (--model-set), or a larger GPU"
+            )
+        return (
+            f"memory does not hold {self.batch_size} questions at once: --batch-size auto takes as many as fit, "
+            "--batch-size N a number of your own"
+        )
 
     @torch.inference_mode()
     def _run_batch(self, jobs: list[Job]) -> Iterator[tuple[Job, str]]:

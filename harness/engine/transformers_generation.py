@@ -47,9 +47,16 @@ class TransformersGeneration:
     def answer_with_shared_features(self, jobs: list[Job]) -> Iterator[tuple[Job, str]]:
         """Jobs of the same settings in batches, each image encoded once."""
         jobs = sorted(jobs, key=lambda job: (len(job.context), job.digests))
-        size = self.scheduler.batch_size
-        for start in range(0, len(jobs), size):
-            yield from self._answer_batch(jobs[start : start + size])
+        while jobs:
+            batch = jobs[: self.scheduler.batch_size]
+            try:
+                answered = list(self._answer_batch(batch))
+            except torch.OutOfMemoryError:
+                if not self.scheduler.shrink():
+                    raise
+                continue
+            yield from answered
+            jobs = jobs[len(batch) :]
 
     @torch.inference_mode()
     def _answer(self, job: Job) -> str:

@@ -3,6 +3,7 @@
 print(render(check_model(fetch(find("llava-1.5-7b")))))
 """
 
+import os
 import resource
 import time
 from collections.abc import Collection, Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 TOKENS = 48
 """New tokens at most."""
+MOST_OF_MEMORY = 0.9
+"""A model that takes a greater share has little room for prompts longer than those asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +54,12 @@ class ModelCheck:
     dtype: str
     device: str
     load_seconds: float
+    loaded_megabytes: float
+    """Memory taken once it was loaded: of the GPU, or without one of this process."""
     peak_megabytes: float
-    """GPU memory, or without a GPU the memory of this process."""
+    """The most of it taken until the end."""
+    total_megabytes: float
+    """What it can have of the GPU, beside what others take; without a GPU, what this machine has."""
     shared: str
     """What questions about one image share, in words."""
     asked: list[Asked]
@@ -79,7 +86,7 @@ def check_model(spec: ModelSpec, ledger: Path | None = None) -> ModelCheck:
 
     started = time.monotonic()
     lm: Any = load(replace(spec, fresh=True), ledger=ledger)
-    loaded = time.monotonic() - started
+    loaded, taken = time.monotonic() - started, _measure_memory(lm)
     asked = []
     for name, (image, question) in _make_questions().items():
         context = lm.apply_chat_template([{"role": "user", "content": f"<image>{question}"}])
@@ -105,11 +112,46 @@ def check_model(spec: ModelSpec, ledger: Path | None = None) -> ModelCheck:
                 seconds=seconds,
             )
         )
-    return ModelCheck(name=spec.name, load_seconds=loaded, asked=asked, **_describe(spec, lm))
+    return ModelCheck(name=spec.name, load_seconds=loaded, asked=asked, loaded_megabytes=taken, **_describe(spec, lm))
+
+
+def _measure_memory(lm: Any) -> float:
+    """MB that are taken now: of the GPU that a model is on, else by this process."""
+    import torch
+
+    device = getattr(lm, "device", None)
+    if device is not None and device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / 2**20
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):  # no Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _measure_gpu(device: Any) -> float:
+    """MB of a GPU that this process has, or could have."""
+    import torch
+
+    return (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)) / 2**20
+
+
+def describe_fit(checked: ModelCheck) -> str:
+    """Whether a model fits the memory that was measured, in words."""
+    taken, peak, total = (
+        size / 1024 for size in (checked.loaded_megabytes, checked.peak_megabytes, checked.total_megabytes)
+    )
+    room = total - peak
+    how = "fits" if peak <= MOST_OF_MEMORY * total else "fits barely (--batch-size auto)"
+    return (
+        f"{how}: {taken:.2f} GB of memory after loading, {peak:.2f} GB at most while answering one question at a time, "
+        f"of {total:.1f} GB; {room:.1f} GB are left for more at once"
+    )
 
 
 def _describe(spec: ModelSpec, lm: Any) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
     if spec.backend == "openai":
         told = lm.provenance()
         return {
@@ -118,6 +160,7 @@ def _describe(spec: ModelSpec, lm: Any) -> dict[str, Any]:
             "dtype": "",
             "device": "a server",
             "peak_megabytes": peak,
+            "total_megabytes": total,
             "shared": "what the server shares",
         }
     import torch
@@ -128,8 +171,9 @@ def _describe(spec: ModelSpec, lm: Any) -> dict[str, Any]:
         "model": f"{type(lm.model).__name__} from {spec.pretrained}{adapter}",
         "parameters": sum(parameter.numel() for parameter in lm.model.parameters()),
         "dtype": str(lm.model.dtype).removeprefix("torch."),
-        "device": torch.cuda.get_device_name() if on_gpu else f"cpu ({torch.get_num_threads()} threads)",
-        "peak_megabytes": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak,
+        "device": torch.cuda.get_device_name(lm.device) if on_gpu else f"cpu ({torch.get_num_threads()} threads)",
+        "peak_megabytes": torch.cuda.max_memory_allocated(lm.device) / 2**20 if on_gpu else peak,
+        "total_megabytes": _measure_gpu(lm.device) if on_gpu else total,
         "shared": str(lm.sharing),
     }
 
@@ -163,9 +207,9 @@ def render(checked: ModelCheck) -> str:
     size = "" if checked.parameters is None else f", {checked.parameters / 1e6:,.1f} M parameters, {checked.dtype}"
     text = (
         f"{line(checked.name)}: {line(checked.model)}{size}, on {checked.device}\n"
-        f"loaded in {checked.load_seconds:.1f} s, peak memory {checked.peak_megabytes:,.0f} MB; "
-        f"shares: {checked.shared}"
+        f"loaded in {checked.load_seconds:.1f} s; shares: {checked.shared}"
     )
+    text += "" if checked.parameters is None else f"\n{describe_fit(checked)}"
     for one in checked.asked:
         tokens = "" if one.prompt_tokens is None else f"{one.prompt_tokens} tokens"
         where = ", ".join(f"{first} to {last} ({last - first + 1})" for first, last in one.image_spans)

@@ -8,16 +8,16 @@ Nothing is downloaded, generated or paid for here. Local data that are read on t
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from harness.evaluation.benchmark_data import DataStatus, look_at
 from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.make_judge import check_judge
-from harness.models.fetch import cached, files_to_download
+from harness.models.disk_use import DiskUse, needs_of_room, use_of
+from harness.models.fetch import cached
 from harness.models.hub import SECONDS, ask_hub
 from harness.models.spec import BASE_OPTION, ModelSpec
 from support.errors import Need, NoJudgeError, NotReady, SettingError
-from support.full_disk import room_at
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 
@@ -68,12 +68,35 @@ def _lost_pictures(status: DataStatus, most_lost: float) -> Iterator[Need]:
         yield Need(what=f"pictures of {status.task}", why=why, command=command)
 
 
+def look_at_disk(spec: ModelSpec) -> DiskUse | None:
+    """What getting a model will take of the disks; None where its files' sizes are not known. NotReady without room."""
+    if spec.backend != "transformers":
+        return None
+    info = None
+    if not Path(spec.pretrained).is_dir() and not cached(spec):
+        info = _ask_about(spec)[1]
+    use = use_of(spec, info)
+    if use is not None and (needs := list(needs_of_room(spec, use))):
+        raise NotReady(needs)
+    return use
+
+
+def _ask_about(spec: ModelSpec) -> tuple[str, Any]:
+    return ask_hub(
+        lambda hub: hub.model_info(spec.pretrained, revision=spec.revision, timeout=SECONDS, files_metadata=True)
+    )
+
+
 def needs_of_models(models: Sequence[ModelSpec]) -> list[Need]:
     """What is missing of the weights, and of room for them; nothing is asked about those that are here."""
     needs: list[Need] = []
     for spec in {(spec.pretrained, spec.revision): spec for spec in models}.values():
-        if spec.backend == "transformers" and not Path(spec.pretrained).is_dir() and not cached(spec):
+        if spec.backend != "transformers":
+            continue
+        if not Path(spec.pretrained).is_dir() and not cached(spec):
             needs += _needs_of_weights(spec)
+        elif (use := use_of(spec)) is not None:
+            needs += needs_of_room(spec, use)
     return needs
 
 
@@ -82,22 +105,11 @@ def _needs_of_weights(spec: ModelSpec) -> Iterator[Need]:
     if spec.needs:
         yield Need(what=f"weights of {spec.name}", why=f"it needs {spec.needs}", command=option)
         return
-    why, info = ask_hub(
-        lambda hub: hub.model_info(spec.pretrained, revision=spec.revision, timeout=SECONDS, files_metadata=True)
-    )
+    why, info = _ask_about(spec)
     if why:
         size = f" (about {spec.gigabytes:g} GB)" if spec.gigabytes else ""
         command = f"hf download {spec.pretrained} where there is a network, or {option}"
         yield Need(what=f"weights of {spec.name}", why=f"{spec.pretrained}{size}: {why}", command=command)
         return
-    yield from _needs_of_room(spec, files_to_download(spec, info))
-
-
-def _needs_of_room(spec: ModelSpec, size: int | None) -> Iterator[Need]:
-    """Room for the files of a model on the disk of the hub's cache."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    wanted = size if size is not None else int((spec.gigabytes or 0) * 1e9)
-    if (free := room_at(Path(HF_HUB_CACHE))) < wanted:
-        why = f"{spec.pretrained} takes {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there"
-        yield Need(what="room on the disk of HF_HOME", why=why, command="free some, or set HF_HOME to another disk")
+    about = int((spec.gigabytes or 0) * 1e9)
+    yield from needs_of_room(spec, use_of(spec, info) or DiskUse(download=about, convert=0, kept=about))

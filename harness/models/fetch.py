@@ -35,6 +35,10 @@ SMALL = (".json", ".txt", ".model", ".tiktoken", ".jinja")
 """Files beside the weights that a model is loaded with; code joins them only where the user allows it to run."""
 
 
+WEIGHT_STEMS: Final = ("pytorch_model", "model")
+"""How names of files of weights begin."""
+
+
 def fetch(spec: ModelSpec) -> ModelSpec:
     """`spec` with all its files on this machine, as safetensors.
 
@@ -64,7 +68,7 @@ def fetch(spec: ModelSpec) -> ModelSpec:
         spec = replace(spec, adapter=_as_safetensors(spec.adapter, ("adapter_model",), SMALL))
     where = spec.folder or Path(spec.pretrained)
     small = (*SMALL, ".py") if spec.remote_code else SMALL
-    folder = _as_safetensors(where, ("pytorch_model", "model"), small)
+    folder = _as_safetensors(where, WEIGHT_STEMS, small)
     check_named_weights(folder)
     return replace(spec, folder=folder)
 
@@ -142,11 +146,18 @@ def _download(spec: ModelSpec) -> Path:
         ) from None
 
 
-def files_to_download(spec: ModelSpec, info: Any) -> int | None:
-    """Bytes of the files that `fetch` would take of a repository, as the hub describes it; None without their sizes."""
+def files_to_download(spec: ModelSpec, info: Any) -> dict[str, int] | None:
+    """Bytes of each file that `fetch` would take of a repository, as the hub describes it; None without their sizes."""
     sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
-    found = [sizes[name] for name in _wanted(sizes, code=spec.remote_code)]
-    return None if None in found or not found else sum(found)
+    found = {name: sizes[name] for name in _wanted(sizes, code=spec.remote_code)}
+    return found if found and None not in found.values() else None
+
+
+def converted_copy(folder: Path) -> tuple[Path, int] | None:
+    """Where the copy as safetensors is, or will be, of weights that are there only as .bin, and their bytes; None for
+    others."""
+    bins, _, out = _find_files_of_copy(folder, WEIGHT_STEMS, SMALL)
+    return None if out is None else (out, sum(path.stat().st_size for path in bins))
 
 
 def _wanted(names: Iterable[str], *, code: bool = False) -> list[str]:
@@ -198,12 +209,9 @@ def _find_files_of_parts(folder: Path) -> list[Path]:
 def _as_safetensors(folder: Path, stems: tuple[str, ...], beside: tuple[str, ...]) -> Path:
     """The folder itself where its weights are safetensors, else a converted copy, made once, with the files that end as
     `beside` says. ModelError."""
-    bins = sorted(path for stem in stems for path in folder.glob(f"{stem}*.bin"))
-    if any(folder.glob("*.safetensors")) or not bins:
+    bins, small, out = _find_files_of_copy(folder, stems, beside)
+    if out is None:
         return folder
-    small = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(beside))
-    small += _find_files_of_parts(folder)
-    out = _folder_of_copy(folder, [*bins, *small])
     if out.is_dir():
         return out
     indices = [path for path in small if path.name.endswith(".bin.index.json")]
@@ -229,6 +237,18 @@ def _as_safetensors(folder: Path, stems: tuple[str, ...], beside: tuple[str, ...
             if not out.is_dir():
                 raise
     return out
+
+
+def _find_files_of_copy(
+    folder: Path, stems: tuple[str, ...], beside: tuple[str, ...]
+) -> tuple[list[Path], list[Path], Path | None]:
+    """The .bin files to convert, the files to copy, and where to; no place if there are safetensors, or no .bin."""
+    bins = sorted(path for stem in stems for path in folder.glob(f"{stem}*.bin"))
+    if any(folder.glob("*.safetensors")) or not bins:
+        return [], [], None
+    small = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(beside))
+    small += _find_files_of_parts(folder)
+    return bins, small, _folder_of_copy(folder, [*bins, *small])
 
 
 def _folder_of_copy(folder: Path, files: list[Path]) -> Path:

@@ -14,7 +14,10 @@ from harness.models.fetch import SMALL, fetch
 from harness.models.file_digests import digest_of_files
 from harness.models.provenance import device_name, digest_of_model, environment
 from harness.models.spec import ModelSpec
+from harness.models.stored_dtype import default_dtype, stored_dtype
 from support.processes import device_of
+
+log = logging.getLogger(__name__)
 
 LIBRARY_NOISE = ("lm_eval", "transformers", "httpx", "httpx2", "datasets")
 
@@ -73,7 +76,8 @@ def for_model(engine: EngineConfig, spec: ModelSpec) -> EngineConfig:
     """The settings, with the model's own where nothing was given."""
     suffix = spec.prompt_suffix if engine.suffix is None else engine.suffix
     batch_size = engine.batch_size or spec.batch_size
-    return replace(engine, dtype=engine.dtype or spec.dtype, suffix=suffix, batch_size=batch_size)
+    dtype = engine.dtype or (default_dtype(spec, engine.device) if spec.backend == "transformers" else spec.dtype)
+    return replace(engine, dtype=dtype, suffix=suffix, batch_size=batch_size)
 
 
 def load(
@@ -109,6 +113,8 @@ def load(
     engine, template = for_model(engine, spec), chat_template_of(spec, engine)
     if engine.device is None:
         engine = replace(engine, device=device_of("cuda" if torch.cuda.is_available() else "cpu"))
+    if engine.dtype != spec.dtype and (stored := stored_dtype(spec)) == "float32":
+        log.info("%s: stored in %s, computed in %s; dtype=float32 computes as stored", spec.name, stored, engine.dtype)
     identity = json.dumps(identity_when_asked(spec, engine), sort_keys=True) if engine.features is not None else None
     given: dict[str, Any] = {"hints": hints, "cache": cache_of(spec, engine), "identity": identity, "stage": stage}
     given["template"] = template

@@ -59,7 +59,7 @@ class ModelSpec:
     remote_code: bool = False
     """Whether the user allows the checkpoint's own code to run."""
     dtype: str = "auto"
-    """What it computes in; "auto": what the weights are stored in."""
+    """What it computes in; "auto": what the weights are stored in, and on a GPU half precision in place of float32."""
     batch_size: int = 8
     """Questions decoded at once."""
     generation: Mapping[str, Any] = field(default_factory=dict)

@@ -12,8 +12,8 @@ from typing import Final
 
 from harness.models.server_facts import DTYPE, SERVED_BY
 from harness.models.spec import ModelSpec
+from harness.models.stored_dtype import AS_STORED, default_dtype, stored_dtype
 from harness.serving.adapters import Adapters
-from harness.serving.stored_dtype import stored_dtype
 from support.errors import ClusterError, ServerError, SettingError
 from support.secrets import redact, remember
 from trainers.training.foreign_code import OPTION
@@ -119,7 +119,8 @@ class ServerSettings:
         """What the model computes in here, so that the server does; None where that is not known."""
         if self.command not in COMMANDS:
             return None
-        return spec.dtype if spec.dtype != "auto" else stored_dtype(spec)
+        found = default_dtype(spec)
+        return stored_dtype(spec) if found == AS_STORED else found
 
     def _pairs(self) -> list[tuple[str, str]]:
         """Flags by their plain names."""

@@ -290,6 +290,44 @@ def test_when_memory_runs_out_the_batch_is_halved(folder: Path, exact: Any, monk
     assert tight.scheduler.batch_size < 64
 
 
+def test_sampled_answers_get_by_with_less_memory_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tight = shared(folder, batch_size="auto")
+    plain, sizes = tight.generation._generate, []
+
+    def limited(inputs: Any, jobs: Any) -> Any:
+        sizes.append(len(jobs))
+        if len(jobs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(inputs, jobs)
+
+    monkeypatch.setattr(tight.generation, "_generate", limited)
+    answers = answers_to_all(tight, do_sample=True, temperature=0.5)
+    assert all(not isinstance(answer, FailedAnswer) for answer in answers)
+    assert sizes[0] > 2
+    assert tight.scheduler.batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "words"),
+    (
+        (6, "memory does not hold 6 questions at once: --batch-size auto"),
+        ("auto", "does not hold one question"),
+        (1, "does not hold one question"),
+    ),
+)
+def test_where_memory_does_not_do_it_is_told_what_does(
+    folder: Path, batch_size: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tight = shared(folder, batch_size=batch_size)
+
+    def fail(*given: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(tight.runner, "prefill", fail)
+    with pytest.raises(ModelError, match=words):
+        answers_to_all(tight)
+
+
 def test_a_repetition_penalty_of_the_checkpoint_is_obeyed(folder: Path) -> None:
     ours, plain = shared(folder), shared(folder, exact=True)
     before = answers_to_all(ours)

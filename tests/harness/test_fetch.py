@@ -50,7 +50,7 @@ class _Calls(BaseHTTPRequestHandler):
         if hub.page is not None:
             return self._send(hub.page)
         if parts[:2] == ["api", "models"] and (repo := "/".join(parts[2:4])) in hub.files:
-            names = [{"rfilename": name} for name in hub.files[repo]]
+            names = [{"rfilename": name, "size": len(data)} for name, data in hub.files[repo].items()]
             if parts[4:5] == ["tree"]:
                 sizes = {name: len(data) for name, data in hub.files[repo].items()}
                 listed = [{"type": "file", "path": name, "size": sizes[name], "oid": "b" * 40} for name in sizes]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from torch import OutOfMemoryError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -111,6 +112,11 @@ def reading(name: str, folder: str, what: str = "", *, remote_code: bool = False
     except Exception as error:  # of libraries, at files that nobody foresaw
         if not remote_code and asks_for_code(error):
             raise refuse_code(Path(folder), name) from error
+        if isinstance(error, OutOfMemoryError):
+            raise ModelError(
+                f"{name}: its weights don't fit this GPU: half precision takes half of float32, load_in_4bit=true a "
+                f"quarter of that, parallelize=true more GPUs (--model-set) ({one_line(error)[:200]})"
+            ) from error
         lacks = what_folder_lacks(Path(folder))
         what = f"its {what} can't be read" if what else "can't be loaded"
         raise ModelError(f"{name}: {what}: {lacks or describe(error)}") from error
