@@ -57,8 +57,7 @@ class EngineConfig:
     """Settings of SharedImageLM. SettingError for a value that can't be, or one that would not act."""
 
     dtype: str | None = field(default=None, metadata=_LOADS)
-    """What the model computes in: float32, bfloat16, float16; by default what its weights are stored in, and on a GPU
-    half precision in place of float32; recorded."""
+    """What the model computes in: float32, bfloat16, float16; by default as stored, on a GPU in half precision."""
     device: str | None = field(default=None, metadata=_use(in_cache_key=False, loads=True))
     """Where the model runs: cuda, cuda:1, cpu; by default a GPU if there is one."""
     batch_size: int | str | None = field(default=None, metadata=_COSTS)

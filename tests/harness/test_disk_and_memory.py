@@ -77,7 +77,11 @@ def test_weights_too_large_for_a_gpu_are_told_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("peak", "words"), ((10, "fits: 8.00 GB"), (23, "fits barely (--batch-size auto): 8.00 GB")))
 def test_a_check_says_whether_a_model_fits(peak: float, words: str) -> None:
     made: dict[str, Any] = {"name": "m", "model": "M", "parameters": 1, "dtype": "bfloat16", "device": "H", "asked": []}
-    sizes = {"loaded_megabytes": 8 * 1024.0, "peak_megabytes": peak * 1024.0, "total_megabytes": 24 * 1024.0}
+    sizes: dict[str, Any] = {
+        "loaded_megabytes": 8 * 1024.0,
+        "peak_megabytes": peak * 1024.0,
+        "total_megabytes": 24 * 1024.0,
+    }
     told = describe_fit(ModelCheck(**made, **sizes, load_seconds=1.0, shared=""))
     assert told.startswith(words)
     assert f"of 24.0 GB; {24 - peak:.1f} GB are left" in told
