@@ -352,11 +352,12 @@ class OpenAIVisionLM(LM):
         asked = {call.asked for call in calls}
         # What was refused in the course of this run, or of the one that paid.
         never = {name for name in OF_REQUESTS if asked and all(is_left_out(name, words) for words in asked)}
-        sent = [{name: value for name, value in one if name not in never} for one in sorted(self.sampling)]
+        kept = {tuple((name, value) for name, value in one if name not in never) for one in self.sampling}
+        sent = [dict(one) for one in sorted(kept)]
         own = {name for one in sent if not thinks for name in left_to_server(self.takes, self.facts, one)}
         more = {
             "parameters": "; ".join(sorted(asked - {""})),
-            "sampling": "; ".join(", ".join(f"{name} {value}" for name, value in one.items()) for one in sent),
+            "sampling": "; ".join(", ".join(f"{name} {value}" for name, value in one.items()) for one in sent if one),
             "sampling of the server's own": ", ".join(sorted(own)),
             "images": self.settings.images_in_words(),
             "prompt suffix": self.settings.prompt_suffix,

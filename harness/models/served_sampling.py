@@ -150,7 +150,9 @@ def parameters_of(settings: ServedModelSettings, given: Collection[str], facts: 
     """Parameters of a request that the user set, each with how."""
     names = {"enable_thinking": "chat_template_kwargs", **facts.program.names}
     own = [name for name in OF_REQUESTS if name in given and getattr(settings, name) is not None]
-    return {names.get(name, name): f"{name} = {getattr(settings, name)}" for name in own}
+    found = {names.get(name, name): f"{name} = {getattr(settings, name)}" for name in own}
+    limit = settings.max_new_tokens if "max_new_tokens" in given else None
+    return found | ({} if limit is None else dict.fromkeys(LIMITS, f"max_new_tokens = {limit}"))
 
 
 def check_settings(

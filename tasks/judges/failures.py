@@ -85,7 +85,10 @@ FILTERED: Final = re.compile(
     re.IGNORECASE,
 )
 _FILTERED_IN_WORDS: Final = re.compile(
-    r"(blocked|stopped|refused|filtered) by (a |the |our )?content[ _]filter", re.IGNORECASE
+    r"(blocked|stopped|refused|filtered) by (a |the |our )?content[ _]filter"
+    r"|(was|were|been) (flagged|filtered|blocked|rejected)\b[^.]{0,60}"
+    r" (polic(y|ies)|safety|violat\w*|prompt triggering)",
+    re.IGNORECASE,
 )
 """The same where there is no code; a server may quote what it was asked, so that single words tell nothing."""
 SPENT: Final = re.compile(
@@ -119,6 +122,19 @@ def is_of_account(error: JudgeDown) -> bool:
     return SPENT.search(str(error)) is not None
 
 
+_NOT_TAKEN: Final = re.compile(
+    r"(unsupported|unknown|unrecogni[sz]ed|unexpected|extra) (request )?(param|argument|field|name|input|keyword|value)"
+    r"|(does not|doesn't|do not|don't|not) support|invalid_request_error|BadRequestError",
+    re.IGNORECASE,
+)
+"""What a server that says 500, or 200, says of a request that it will never take: gateways and llama.cpp do so."""
+
+
+def is_of_request(said: str) -> bool:
+    """Whether words that came without a status of their own are of the request, and would be the same next time."""
+    return _NOT_TAKEN.search(said) is not None
+
+
 def failure_of(model: str, status: int, body: Any, headers: Mapping[str, str]) -> NoReply | JudgeDown:
     """What a response without a reply means; `body` is its JSON or its text."""
     if isinstance(body, str) and (found := _parse_json(body)) is not None:
@@ -138,16 +154,16 @@ def failure_of(model: str, status: int, body: Any, headers: Mapping[str, str]) -
         return down
     if status == 429 and TOO_LARGE.search(said):
         return PermanentError(f"refused request: {said}", refused=True)
+    if status in (400, 422) or (status == 500 and is_of_request(said)):
+        if FILTERED.search(" ".join(_find_codes(body))) or _FILTERED_IN_WORDS.search(said):
+            return PermanentError("content filter")
+        return PermanentError(f"refused request: {said or f'status {status}'}", refused=True, body=body)
     if status in (408, 409, 425, 429, 498) or status >= 500:
         after = wait_asked_for(headers, body, said)
         asks = f"; it asks to wait {wait_in_words(after)}" if after is not None and after > LONG_PAUSE else ""
         if status in (429, 498):
             return TransientError(f"too many requests{said and ': ' + said}{asks}", after, limited=True)
         return TransientError(why + asks, after)
-    if status in (400, 422):
-        if FILTERED.search(" ".join(_find_codes(body))) or _FILTERED_IN_WORDS.search(said):
-            return PermanentError("content filter")
-        return PermanentError(f"refused request: {said or f'status {status}'}", refused=True, body=body)
     return PermanentError(why, refused=True)
 
 

@@ -125,6 +125,7 @@ class PaidReplies:
         call = self.find_call(request) if not self.fresh or request.key in self._new else None
         if call is None:
             return None
+        self.refusals.replied = True  # the server has replied, if in an earlier run
         if request.key not in self._new:
             self.reused.add(call.created)
             self.without_server += call.key != request.key

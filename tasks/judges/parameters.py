@@ -75,7 +75,7 @@ class Parameters:
         fitted: dict[str, Any] = {}
         for name, value in body.items():
             if name in LIMITS:
-                fitted[self.limit] = value + room
+                fitted |= {self.limit: value + room} if self.limit not in self.left_out else {}
             elif name == "messages":
                 fitted[name] = self._fit_messages(value, takes)
             elif name == "response_format" and takes.structured == "json_object":
@@ -99,7 +99,7 @@ class Parameters:
         elif isinstance(failure, PermanentError) and self._gives_room(sent) and is_beyond_context(failure):
             self._shrink_room(failure, sent, asked or {})
         elif isinstance(failure, PermanentError) and (name := refused_parameter(failure, sent)) is not None:
-            if name in self.asked:
+            if name in self.asked and not ((name in LIMITS and self.limit != name) or self._other_name(name)):
                 raise SettingError(f"{self.model}: {self.asked[name]}: not settable, the server says: {failure.why}")
             self._learn_name(name, sent, failure)
 
@@ -139,13 +139,19 @@ class Parameters:
             return [{**fitted[0], "role": "developer"}, *fitted[1:]]
         return [_put_before(str(fitted[0]["content"]), fitted[1]), *fitted[2:]] if len(fitted) > 1 else fitted
 
+    def _other_name(self, name: str) -> str | None:
+        """What a limit is called that was refused by its first name; None for what is no such name."""
+        return OTHER_LIMIT[name] if name in LIMITS and self.limit == name == self.takes.limit else None
+
     def _learn_name(self, name: str, sent: Mapping[str, Any], failure: PermanentError) -> None:
         why, value = failure.why, sent.get(name)
         if name in LIMITS:
-            # Once: another call may have learnt it meanwhile, and a model may take neither.
-            if self.limit == name == self.takes.limit:
-                self.limit = OTHER_LIMIT[name]
-                log.info("%s: asked with %s in place of %s: %s", self.model, self.limit, name, why)
+            if (other := self._other_name(name)) is not None:
+                self.limit = other
+                log.info("%s: asked with %s in place of %s: %s", self.model, other, name, why)
+            elif self.limit == name and name not in self.left_out:  # else another call has learnt it
+                self.left_out.add(name)
+                log.warning("%s: asked without any limit of tokens: %s", self.model, why)
         elif name == SYSTEM:
             before, self.system = self.system, _next_role(self.system, sent, why)
             if before != self.system:
@@ -171,6 +177,8 @@ def in_words(asked: Mapping[str, Any], sent: Mapping[str, Any]) -> str:
     if asked.get("response_format") != sent.get("response_format", asked.get("response_format")):
         words.append(f"response_format {sent['response_format'].get('type')}")
     before = next((asked[name] for name in LIMITS if name in asked), None)
+    if before is not None and not sent.keys() & {*LIMITS}:
+        words.append(f"limit of {before} tokens: {NOT_SETTABLE}")
     for name in LIMITS:
         if name in sent and sent[name] != asked.get(name):
             more = f" {sent[name]}" if before is None else f" + {sent[name] - before}" if sent[name] > before else ""

@@ -46,7 +46,11 @@ _TOO_MUCH: Final = re.compile(
     r"too (large|long|high|big|many)|maximum context|context length|at most|exceed", re.IGNORECASE
 )
 _BEYOND_CONTEXT: Final = re.compile(
-    r"(maximum )?context (length|window|size)|max_(model_len|position|context)|n_ctx", re.IGNORECASE
+    r"(maximum )?context (length|window|size)|max_(model_len|position|context)|n_ctx"
+    r"|max_(output_|completion_)?tokens\W.{0,60}(too (large|high|big)|less than|at most|maximum|exceed|range|between)"
+    r"|range of max_(output_|completion_)?tokens"
+    r"|supports at most [\d,]+ (completion|output) tokens",
+    re.IGNORECASE,
 )
 _OF_ALL_VALUES: Final = re.compile(
     r"only (the default|1\b)|unsupported[_ ]parameter|deprecated|not permitted|extra_forbidden"
@@ -60,7 +64,9 @@ _LIMIT_WANTED: Final = re.compile(
     re.IGNORECASE,
 )
 _LIMIT_REACHED: Final = re.compile(
-    r"(max_tokens|output limit|token limit)[^.]{0,40} (was|were|been|is) reached|could not (be )?finish", re.IGNORECASE
+    r"(max_tokens|output limit|token limit)[^.]{0,40} (was|were|been|is) reached|could not (be )?finish"
+    r"|max_(output_|completion_)?tokens\W.{0,60}(below|minimum|at least|greater than|>=)",
+    re.IGNORECASE,
 )
 _IN_TEXT: Final = re.compile(r"['\"]loc['\"]:\s*([(\[][^)\]]*[)\]]|['\"][^'\"]*)")
 """Where FastAPI's list stands as text in a sentence (vLLM), which repeats parts of the request."""
@@ -100,12 +106,13 @@ def wants_limit(refused: PermanentError, sent: Mapping[str, Any]) -> bool:
 
 
 def is_of_limit(refused: PermanentError) -> bool:
-    """Whether a limit of tokens was spent before there was any reply."""
+    """Whether a limit of tokens was spent before there was any reply, or is lower than the server takes."""
     return refused.refused and bool(_LIMIT_REACHED.search(_words_of(refused)))
 
 
 def is_beyond_context(refused: PermanentError) -> bool:
-    """Whether a refusal says that prompt and limit together are more than the model's context."""
+    """Whether a refusal says that prompt and limit together are more than the model's context, or the limit alone is
+    more than its replies may have."""
     return refused.refused and bool(_BEYOND_CONTEXT.search(_words_of(refused)))
 
 
@@ -153,7 +160,7 @@ def _find_fields(error: Any, depth: int = 6) -> Iterator[Any]:
             yield from _find_fields(one, depth - 1)
     elif isinstance(error, Mapping) and depth:
         for key, value in error.items():
-            if key == "param" and isinstance(value, str) and value:
+            if key == "param" and isinstance(value, str) and value.lower() not in ("", "none", "null"):  # LiteLLM
                 yield value
             elif key == "loc" and isinstance(value, list):
                 yield from value

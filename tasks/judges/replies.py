@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from support.errors import JudgeDown, one_line
-from tasks.judges.failures import NoReply, PermanentError, TransientError, Usage, failure_of, sentence_of
+from tasks.judges.failures import NoReply, PermanentError, TransientError, Usage, failure_of, is_of_request, sentence_of
 from tasks.thoughts import MARKS, NEVER_ENDED, ONLY_THOUGHTS, PHRASES, without_thoughts
 
 
@@ -256,7 +256,8 @@ def _raise_error_in(found: Mapping[str, Any], usage: Usage | None) -> None:
 def _raise_failure(error: Any, model: Any, usage: Usage | None) -> None:
     """Raise what an error in a body of status 200 means: by its code, where that is a status, else by its words."""
     code = str(error.get("code")) if isinstance(error, Mapping) else ""
-    status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 502
+    said = f"{sentence_of(error)} {error.get('type') if isinstance(error, Mapping) else ''}"
+    status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 400 if is_of_request(said) else 502
     name = model if isinstance(model, str) else "the model"
     if status == 502 and isinstance(down := failure_of(name, 400, error, {}), JudgeDown):
         raise down  # an empty account, a key that is refused

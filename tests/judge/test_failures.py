@@ -147,6 +147,10 @@ def test_a_reset_is_a_time_since_1970_in_seconds_or_milliseconds() -> None:
         (400, error("The response was filtered", code="content_filter"), "content filter", False),
         (400, error("Input data may contain", code="data_inspection_failed"), "content filter", False),
         (403, error("Input was flagged", metadata={"reasons": ["x"]}), "content filter: Input was flagged", False),
+        (400, error("Invalid prompt: it was flagged as violating our usage policy"), "content filter", False),
+        (400, error("The response was filtered due to the prompt triggering our policy"), "content filter", False),
+        (500, error("Unsupported param: seed"), "refused request: Unsupported param: seed", True),  # llama.cpp
+        (500, error("image input is not supported"), "refused request: image input is not supported", True),
         (413, "too large", "status 413: too large", True),
         (429, error("Request too large for m: Limit 3"), "refused request: Request too large for m: Limit 3", True),
         (400, {"error": {"code": "DeploymentBusy"}}, "refused request: DeploymentBusy", True),

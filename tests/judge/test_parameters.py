@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 
 from harness.models.chat_model import OpenAIVisionLM
-from support.errors import JudgeError
+from support.errors import JudgeError, SettingError
 from tasks.judges.batch import BatchJudge
 from tasks.judges.capabilities import capabilities_of
 from tasks.judges.failures import PermanentError
@@ -21,7 +21,7 @@ from tasks.judges.protocol import Sampling
 from tasks.judges.refused_parameters import refused_parameter
 from tasks.judges.replies import LimitSpent
 from tasks.judges.settings import JudgeSettings
-from tests.judge.reply_makers import body, prompts
+from tests.judge.reply_makers import answers_of, body, prompts
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 ASKED = {"model": "m", "messages": [], "temperature": 0.0, "max_tokens": 9, "seed": 0, "top_p": 1.0, "stop": ["\n"]}
@@ -57,6 +57,7 @@ EXTRA_SEED = {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "m
         (openai_error("Invalid value for 'content'", "messages[0].content"), None),
         ({"detail": [{"loc": ["body", "messages"], "msg": "bad", "input": {"temperature": 0}}]}, None),
         (openai_error("Unrecognized request argument supplied: seed", None), "seed"),  # Azure
+        ({"error": {"message": "bedrock does not support parameters: ['seed']", "param": "None"}}, "seed"),  # LiteLLM
         ({"error": {"message": "`temperature` and `top_p` cannot both be specified for this model."}}, "top_p"),
         ({"error": {"message": "temperature: Extra inputs are not permitted", "param": None}}, "temperature"),
         ("[{'type': 'extra_forbidden', 'loc': ('body', 'seed'), 'input': {'temperature': 0.0}}]", "seed"),  # vLLM
@@ -138,9 +139,9 @@ def test_what_is_learnt_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     neither = PermanentError(
         "max_completion_tokens is unsupported", refused=True, body={"param": "max_completion_tokens"}
     )
-    before = parameters.fit(ASKED)
-    parameters.learn(neither, before)
-    assert parameters.fit(ASKED) == before
+    parameters.learn(neither, parameters.fit(ASKED))
+    assert not parameters.fit(ASKED).keys() & {"max_tokens", "max_completion_tokens"}
+    assert in_words(ASKED, parameters.fit(ASKED)) == "temperature: not settable, limit of 9 tokens: not settable"
 
 
 def only_taking(*names: str) -> Any:
@@ -200,6 +201,37 @@ def test_a_model_that_takes_nothing_is_not_asked_without_end(server: Any, tmp_pa
     assert len(server.log) <= 3 * 3
 
 
+def test_a_server_that_takes_no_limit_by_either_name_is_asked_without(server: Any, tmp_path: Path) -> None:
+    server.answer = only_taking("temperature", "seed", "stop")
+    judge = judge_of(server, tmp_path)
+    assert judge.ask_many(prompts(4), Sampling(max_tokens=9)) == ["Rating: 4"] * 4
+    assert {call.asked for call in judge.client.ledger.calls()} == {"limit of 9 tokens: not settable"}
+    assert answers_of(server, tmp_path) == ["Rating: 4"]
+    with pytest.raises(SettingError, match="max_new_tokens = 9: not settable, the server says"):
+        answers_of(server, tmp_path, count=3, max_new_tokens=9, concurrency=1)
+
+
+@pytest.mark.parametrize(
+    ("least", "most"),
+    ((16, 10_000), (1, 4096), (1, 3000)),
+)
+def test_a_limit_that_the_server_finds_too_low_or_too_high_is_one_that_it_takes(
+    least: int, most: int, server: Any, tmp_path: Path
+) -> None:
+    def within(request: dict[str, Any]) -> tuple[int, Any]:
+        if (limit := request["max_tokens"]) < least:
+            below = f"Invalid 'max_output_tokens': integer below minimum value. Expected >= {least}, but got {limit}."
+            return 400, openai_error(below, "max_output_tokens", "integer_below_min_value")
+        if limit > most:
+            above = f"max_tokens is too large: {limit}. This model supports at most {most} completion tokens"
+            return 400, openai_error(above, "max_tokens", "invalid_value")
+        return spends(request)
+
+    server.answer = within
+    judge = judge_of(server, tmp_path)
+    assert judge.ask_many(prompts(4), Sampling(max_tokens=3, cut_is_whole=True)) == ["1.0"] * 4
+
+
 def spends(request: dict[str, Any]) -> tuple[int, Any]:
     """A judge that thinks for 64 tokens."""
     limit = request.get("max_tokens") or request.get("max_completion_tokens") or 10_000
@@ -240,6 +272,7 @@ def test_a_candidate_behind_a_router_is_asked_as_it_takes_it(server: Any, tmp_pa
             "the server's own",
             "temperature: not settable, stop: not settable, max_completion_tokens",
         )
+        assert facts["sampling"] == "seed 0"
 
 
 def test_a_batch_learns_what_the_model_takes(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,28 @@ def test_bodies_that_are_no_json_are_told_in_one_line(raw: bytes, server: Any, t
         judge_of(server, tmp_path).ask_many(prompts(4))
 
 
+@pytest.mark.parametrize("lost", (body(""), body("", reasoning="Rating: 1?"), (400, {"error": "it is too long"})))
+def test_a_run_in_which_some_got_no_reply_can_be_repeated(lost: Any, server: Any, tmp_path: Path) -> None:
+    """What was replied in the earlier run counts: the server does not refuse all."""
+    refusal = lost if isinstance(lost, tuple) else (200, lost)
+    server.answer = lambda request: (200, body()) if number_in(request) % 4 == 0 else refusal
+    replies = [judge_of(server, tmp_path, concurrency=1).ask_many(prompts(40)) for _ in range(2)]
+    assert replies[0] == replies[1] == (["Rating: 4"] + [None] * 3) * 10
+
+
+@pytest.mark.parametrize(
+    "error",
+    (
+        'json: unknown field "seed"',
+        {"message": "seed is not allowed", "type": "invalid_request_error"},
+    ),
+)
+def test_a_parameter_refused_in_a_body_of_status_200_is_learnt(error: Any, server: Any, tmp_path: Path) -> None:
+    server.answer = lambda request: (200, {"error": error} if "seed" in request else body())
+    assert judge_of(server, tmp_path).ask_many(prompts(3)) == ["Rating: 4"] * 3
+    assert "seed" not in server.log[-1]
+
+
 def test_a_structured_reply_may_stand_in_a_fence_and_behind_thoughts(server: Any, tmp_path: Path) -> None:
     fenced = '<think>{"verdict": "1"}</think>\n```json\n{"explanation": "e", "verdict": "Rating: 4"}\n```'
     server.answer = lambda request: (200, body(fenced))
