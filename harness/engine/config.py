@@ -9,6 +9,7 @@ Each field says what else depends on it: the key under which answers are kept, a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import inf
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -68,6 +69,8 @@ class EngineConfig:
     """A file with the chat template to ask by, in place of the checkpoint's; recorded."""
     max_new_tokens: int | None = field(default=None, metadata=_use(in_cache_key=False))
     """Longest answer in tokens, in place of what each task says."""
+    repetition_penalty: float | None = field(default=None, metadata=_CHANGES)
+    """Divides the logits of tokens that were there before, in place of what each task says; 1 does nothing."""
     exact: bool = field(default=False, metadata=_ELSEWHERE)
     """Share nothing between questions and ask one at a time."""
     share: Level = field(default="prefix", metadata=_CHANGES)
@@ -121,6 +124,8 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", _checked_batch_size(self.batch_size))
+        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < inf:
+            raise SettingError(f"repetition_penalty = {self.repetition_penalty}: must be above 0; 1 does nothing")
         for others, needed in ((_NEED_PARALLELIZE, "parallelize"), (_NEED_4BIT, "load_in_4bit")):
             if (idle := [name for name in others if getattr(self, name)]) and not getattr(self, needed):
                 raise SettingError(f"{idle[0]} = {getattr(self, idle[0])!r}: would not act without {needed}")

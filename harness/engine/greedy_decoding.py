@@ -14,6 +14,7 @@ from lm_eval.models.utils import handle_stop_sequences
 from torch import Tensor
 
 from harness.engine.jobs import Job
+from harness.engine.own_decoding import NO_OP_VALUES
 from harness.engine.prefix_cache import ROOM, Runner, State
 from harness.engine.stage_timer import StageTimer
 from tasks.answer import Answer, FailedAnswer
@@ -23,26 +24,6 @@ SUPPORTED_SETTINGS: Final = frozenset(
     {"until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty"}
 )
 """Generation settings that act on our greedy decoding, or that mean nothing to any greedy decoding."""
-
-NO_OP_VALUES: Final = {
-    "num_beams": (None, 1),
-    "no_repeat_ngram_size": (None, 0),
-    "encoder_no_repeat_ngram_size": (None, 0),
-    "bad_words_ids": (None, []),
-    "suppress_tokens": (None, []),
-    "begin_suppress_tokens": (None, []),
-    "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
-    "min_length": (None, 0),
-    "min_new_tokens": (None, 0),
-    "exponential_decay_length_penalty": (None,),
-    "sequence_bias": (None, {}),
-    "guidance_scale": (None, 1, 1.0),
-    "prompt_lookup_num_tokens": (None,),
-    "penalty_alpha": (None, 0),
-    "dola_layers": (None,),
-}
-"""Generation settings that our decoding lacks, and the values with which they do nothing."""
 
 StopReason = Literal["ended", "limited", "decided"]
 
@@ -56,7 +37,7 @@ def find_finite(logits: Tensor) -> Tensor:
 
 
 class DecodingRules:
-    """How to decode a job, from its generation settings and those of the checkpoint."""
+    """How to decode a job, from its generation settings, those of the user, and the token ids of the checkpoint."""
 
     def __init__(
         self, model: Any, tokenizer: Any, *, default_new_tokens: int, max_new_tokens: int | None = None
@@ -73,10 +54,7 @@ class DecodingRules:
         if job.settings.get("do_sample"):
             return False
         asked = {name: value for name, value in job.settings.items() if name not in SUPPORTED_SETTINGS}
-        config = self.model.generation_config
-        return asked.keys() <= NO_OP_VALUES.keys() and all(
-            asked.get(name, getattr(config, name, None)) in no_op for name, no_op in NO_OP_VALUES.items()
-        )
+        return all(name in NO_OP_VALUES and value in NO_OP_VALUES[name] for name, value in asked.items())
 
     def new_tokens(self, job: Job) -> int:
         """The most tokens an answer may have."""
@@ -102,8 +80,8 @@ class DecodingRules:
         return tokens - {None}
 
     def repetition_penalty(self, job: Job) -> float:
-        """The divisor of logits of tokens seen before; 1 has no effect."""
-        return float(job.settings.get("repetition_penalty") or self.model.generation_config.repetition_penalty or 1)
+        """The divisor of logits of tokens seen before, the user's before the task's; 1 has no effect."""
+        return float(self.model.generation_config.repetition_penalty or job.settings.get("repetition_penalty") or 1)
 
     def text_of(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
         """An answer's text up to the first stop sequence."""

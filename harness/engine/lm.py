@@ -32,6 +32,7 @@ from harness.engine.feature_files import Encoded, FeatureFiles
 from harness.engine.greedy_decoding import DecodingRules, GreedyDecoder
 from harness.engine.image_encoder import ImageEncoder
 from harness.engine.jobs import IMAGE_WEIGHT, Job, TaskHints, distinct_jobs, may_be_kept
+from harness.engine.own_decoding import FACT, in_words, keep_token_ids
 from harness.engine.prefix_cache import Runner
 from harness.engine.prompt_layout import PromptLayout
 from harness.engine.scheduler import Scheduler
@@ -95,6 +96,9 @@ class SharedImageLM(HFMultimodalLM):
         check_own_tokenizers(self.processor, pretrained)
         self.hf: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         """The model itself, adapters inside it."""
+        self.settings_not_used = keep_token_ids(self.hf)
+        """Of the checkpoint's generation_config.json: what would have changed its answers."""
+        self.hf.generation_config.repetition_penalty = engine.repetition_penalty
         obey_prompt(self.hf, self.tokenizer)
         if engine.compile:
             self.hf.forward = torch.compile(self.hf.forward, dynamic=True)
@@ -160,6 +164,7 @@ class SharedImageLM(HFMultimodalLM):
         dtype = str(self.hf.dtype).removeprefix("torch.")
         found = {"shared": str(self.sharing), "image processor": processor, "dtype": dtype}
         found |= {"prompt suffix": self.suffix} if self.suffix else {}
+        found |= {FACT: in_words(self.settings_not_used)} if self.settings_not_used else {}
         return found | (self.template.facts() if self.template is not None else {})
 
     def forget(self) -> None:

@@ -89,7 +89,9 @@ class TransformersGeneration:
         ours = ["until", "max_gen_toks", "max_new_tokens"]
         if not jobs[0].settings.get("do_sample"):
             ours += ["do_sample", "temperature", "top_p", "top_k"]
-        settings = {"do_sample": False} | {name: value for name, value in jobs[0].settings.items() if name not in ours}
+        settings: dict[str, Any] = {"do_sample": False, "top_k": 0}  # transformers would sample from 50 tokens
+        settings |= {name: value for name, value in jobs[0].settings.items() if name not in ours}
+        settings["repetition_penalty"] = self.rules.repetition_penalty(jobs[0])
         stops, length = self.rules.stop_sequences(jobs[0]), inputs["input_ids"].shape[1]
         check = _FiniteCheck(len(jobs))
         with self.clock("decode"):

@@ -14,12 +14,14 @@ from typing import Final
 
 from harness.engine.chat_template import FACT as TEMPLATE
 from harness.engine.config import EngineConfig
+from harness.engine.own_decoding import FILE, find_acting
 from harness.models.base_names import ADAPTER_CONFIG
 from harness.models.chat_templates import TEMPLATE_FILES, chat_template_of, own_template
 from harness.models.fetch import OF_A_PART, SMALL
 from harness.models.file_digests import WEIGHTS, digest_of_folder
 from harness.models.provenance import digest_of_model
 from harness.models.spec import ModelSpec
+from harness.models.weight_files import read_json
 from support.errors import ModelError
 
 CONFIGURATION: Final = "configuration"
@@ -46,7 +48,7 @@ def identity_of_folder(folder: Path) -> str:
     its weights."""
     adapter = folder if (folder / ADAPTER_CONFIG).is_file() else None
     found = {"weights": digest_of_folder(folder)}
-    found |= configuration_of(ModelSpec(name="", pretrained=str(folder), adapter=adapter))
+    found |= configuration_of(ModelSpec(name="", pretrained=str(folder), adapter=adapter), served=True)
     with suppress(ModelError):  # it is refused when it is loaded
         found |= {TEMPLATE: own.digest} if (own := own_template(folder)) is not None else {}
     return " ".join(found.values())
@@ -54,20 +56,23 @@ def identity_of_folder(folder: Path) -> str:
 
 def identity_behind_server(spec: ModelSpec) -> dict[str, str]:
     """The same of a local model that a server asks by its own files: with its chat template."""
+    found = digest_of_model(spec) | configuration_of(spec, served=True)
     with suppress(ModelError):  # of a server that has a template of its own
         template = chat_template_of(spec)
-        return identity_of(spec) | ({} if template.asks_only else {TEMPLATE: template.digest})
-    return identity_of(spec)
+        return found | ({} if template.asks_only else {TEMPLATE: template.digest})
+    return found
 
 
-def configuration_of(spec: ModelSpec) -> dict[str, str]:
+def configuration_of(spec: ModelSpec, *, served: bool = False) -> dict[str, str]:
     """The digest of a local model's configurations, tokenizer and processor, and of its code where that may run;
-    nothing for a served one."""
+    nothing for a served one. `served`: by these files, so that settings of decoding in them may decide."""
+    if CONFIGURATION in spec.digests:  # of a server's model, whose files were read before
+        return {CONFIGURATION: spec.digests[CONFIGURATION]}
     if spec.backend != "transformers" or not (files := list(_find_deciding_files(spec))):
         return {}
     total = hashlib.sha256()
     for path in files:
-        total.update(path.name.encode() + hashlib.sha256(_read_content(path)).digest())
+        total.update(path.name.encode() + hashlib.sha256(_read_content(path, served)).digest())
     return {CONFIGURATION: total.hexdigest()[:16]}
 
 
@@ -80,6 +85,8 @@ def counts_for(
         return True
     if any(recorded.get(fact, value) != value for fact, value in configuration.items()):
         return False
+    if CONFIGURATION not in recorded and _has_own_decoding(spec):
+        return False  # it was decoded by them
     try:
         template = chat_template_of(spec, engine)
     except ModelError:  # it is refused when it is asked; a server has a template of its own
@@ -91,7 +98,10 @@ def counts_for(
 
 
 def only_files_of_earlier_digests(spec: ModelSpec) -> bool:
-    """True if no file decides its answers that earlier versions didn't look at when they kept them."""
+    """True if no file decides its answers that earlier versions didn't look at when they kept them, and none decided
+    them then that doesn't now."""
+    if _has_own_decoding(spec):
+        return False
     places = [place.resolve() for place in (spec.local_folder, spec.adapter) if place is not None]
     return all(path.suffix in SMALL and path.parent.resolve() in places for path in _find_deciding_files(spec))
 
@@ -117,14 +127,23 @@ def _has_any(folder: Path, patterns: Iterable[str]) -> bool:
     return any(True for pattern in patterns for _ in folder.glob(pattern))
 
 
-def _read_content(path: Path) -> bytes:
+def _has_own_decoding(spec: ModelSpec) -> bool:
+    """Whether its generation_config.json has settings by which earlier versions decoded."""
+    path = (spec.folder or Path(spec.pretrained)) / FILE
+    with suppress(ModelError):  # it is refused when it is loaded
+        return path.is_file() and bool(find_acting(read_json(path)))
+    return False
+
+
+def _read_content(path: Path, served: bool) -> bytes:
     """A file's bytes; of a configuration, what decides answers."""
     data = path.read_bytes()
     if "config" not in path.name:
         return data
     try:
         found = json.loads(data)
-        kept = {name: value for name, value in found.items() if name not in _ON_PLACES}
+        idle = find_acting(found) if path.name == FILE and not served else {}
+        kept = {name: value for name, value in found.items() if name not in (*_ON_PLACES, *idle)}
         return json.dumps(kept, sort_keys=True).encode()
     except (ValueError, AttributeError, RecursionError):
         return data

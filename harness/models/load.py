@@ -68,8 +68,7 @@ def _facts_of_asking(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
     facts = {name: environment()[name] for name in ("torch", "transformers", "pillow", "device")}
     if str(engine.device).startswith("cpu"):  # on a machine that has a GPU
         facts["device"] = device_name("cpu")
-    facts |= for_model(engine, spec).cache_facts()
-    return facts | ({"generation": str(dict(spec.generation))} if spec.generation else {})
+    return facts | for_model(engine, spec).cache_facts()
 
 
 def for_model(engine: EngineConfig, spec: ModelSpec) -> EngineConfig:
@@ -125,5 +124,4 @@ def load(
     ):
         lm = SharedImageLM(str(spec.local_folder), engine, use_safetensors=True, **given)
     tell_unused_code(spec.local_folder, spec.name, spec.remote_code)
-    lm.hf.generation_config.update(**spec.generation)
     return lm

@@ -62,8 +62,6 @@ class ModelSpec:
     """What it computes in; "auto": what the weights are stored in, and on a GPU half precision in place of float32."""
     batch_size: int = 8
     """Questions decoded at once."""
-    generation: Mapping[str, Any] = field(default_factory=dict)
-    """Generation settings that the model needs whatever the task says."""
     chat_template: ChatTemplate | None = None
     """What its questions are put into; None: what its files say."""
     prompt_suffix: str = ""

@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from harness.engine.jobs import Hints
 from harness.engine.lm import SharedImageLM
 from harness.models.load import load
 from harness.models.spec import find
-from support.errors import ModelError
+from support.errors import ModelError, SettingError
 from support.images import ImageRef, image_digest, keep, picture
 from tasks.answer import Answer, FailedAnswer
 from tasks.scenes.world import image_of
@@ -328,22 +327,35 @@ def test_where_memory_does_not_do_it_is_told_what_does(
         answers_to_all(tight)
 
 
-def test_a_repetition_penalty_of_the_checkpoint_is_obeyed(folder: Path) -> None:
-    ours, plain = shared(folder), shared(folder, exact=True)
-    before = answers_to_all(ours)
-    for model in (ours, plain):
-        model.hf.generation_config.repetition_penalty = 1.5
+@pytest.mark.parametrize("how", ({}, {"exact": True}), ids=("shared", "exact"))
+def test_settings_of_decoding_in_a_checkpoint_decide_nothing_and_its_token_ids_do(
+    folder: Path, exact: Any, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    own = {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "suppress_tokens": [*range(5, 40)], "num_beams": 3}
+    own |= {"do_sample": True, "temperature": 0.01, "top_k": 1, "min_new_tokens": 30, "bad_words_ids": [[7], [8]]}
+    shutil.copytree(folder, tmp_path / "m")
+    file = tmp_path / "m/generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    lm = shared(tmp_path / "m", **how)
+    assert answers_to_all(lm) == answers_to_all(exact)
+    assert lm.rules.end_tokens() == exact.rules.end_tokens()
+    told = lm.provenance()["generation settings not used"]
+    assert "repetition_penalty 1.5" in told
+    assert "no_repeat_ngram_size 2" in told
+    assert "generation settings not used" not in exact.provenance()
+    sampled = {lm.generate_until(ask(lm, ALL[0], do_sample=True, temperature=2.0))[0] for _ in range(6)}
+    assert len(sampled) > 1  # its top_k would leave one
+
+
+def test_a_penalty_of_the_user_goes_before_the_tasks_which_goes_before_none(folder: Path, exact: Any) -> None:
+    ours, plain = shared(folder, repetition_penalty=1.5), shared(folder, repetition_penalty=1.5, exact=True)
     answers = answers_to_all(ours)
-    assert answers == answers_to_all(plain)
-    assert answers != before
-
-
-def test_generation_settings_of_the_spec_are_the_models(folder: Path, exact: Any) -> None:
-    spec = replace(find(str(folder)), generation={"repetition_penalty": 1.5})
-    penalised = load(spec, EngineConfig(dtype="float32", batch_size=6))
-    answers = answers_to_all(penalised)
+    assert answers == answers_to_all(plain) == answers_to_all(ours, repetition_penalty=1.1)
     assert answers == answers_to_all(exact, repetition_penalty=1.5)
     assert answers != answers_to_all(exact)
+    for wrong in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(SettingError, match="repetition_penalty"):
+            EngineConfig(repetition_penalty=wrong)
 
 
 def test_stop_sequences_cut_answers_as_lm_eval_does(lm: Any, exact: Any) -> None:
