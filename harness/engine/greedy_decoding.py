@@ -37,7 +37,7 @@ def find_finite(logits: Tensor) -> Tensor:
 
 
 class DecodingRules:
-    """How to decode a job, from its generation settings, those of the user, and the token ids of the checkpoint."""
+    """How to decode a job: by its settings, the user's, its family's, and the token ids of the checkpoint."""
 
     def __init__(
         self, model: Any, tokenizer: Any, *, default_new_tokens: int, max_new_tokens: int | None = None
@@ -54,7 +54,10 @@ class DecodingRules:
         if job.settings.get("do_sample"):
             return False
         asked = {name: value for name, value in job.settings.items() if name not in SUPPORTED_SETTINGS}
-        return all(name in NO_OP_VALUES and value in NO_OP_VALUES[name] for name, value in asked.items())
+        config = self.model.generation_config
+        return asked.keys() <= NO_OP_VALUES.keys() and all(
+            asked.get(name, getattr(config, name, None)) in no_op for name, no_op in NO_OP_VALUES.items()
+        )
 
     def new_tokens(self, job: Job) -> int:
         """The most tokens an answer may have."""
