@@ -57,6 +57,8 @@ WRAPPERS: Final = (
 """What such models put around the answer itself."""
 ENDS: Final = ("[END FINAL RESPONSE]", "<|return|>", "<|end|>")
 """What such models may write behind the answer."""
+ROOM_FOR_THOUGHTS: Final = 4096
+"""Tokens that thoughts have, on top of the limit of an answer, unless more or fewer are given."""
 NEVER_ENDED: Final = "its thoughts never ended: there is no answer (a higher limit of tokens leaves room for one)"
 ONLY_THOUGHTS: Final = "no answer beside its thoughts"
 OF_A_THOUGHT: Final = "the first token is one of the model's thoughts"
@@ -72,8 +74,9 @@ _WRAPPED: Final = tuple(
 )
 _WITHOUT_TAGS: Final = re.compile(r"\s*analysis(.*?)assistantfinal", re.DOTALL)
 """What gpt-oss writes before its answer, where a server leaves out the tags."""
-_BETWEEN_CHANNELS: Final = re.compile(r"(?:<\|end\|>)?<\|start\|>assistant\s*$")
-"""What gpt-oss writes between its channels."""
+_FINAL_CHANNEL: Final = "<|channel|>final<|message|>"
+_BETWEEN_CHANNELS: Final = re.compile(r"(?:<\|end\|>)?(?:<\|start\|>)?assistant\s*$")
+"""What gpt-oss writes before that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +108,12 @@ def split_thoughts(text: str, prompt: str = "") -> Parts:
     if left is None or thoughts is None:
         return Parts(answer=left if left is None else _unwrap_whole(left), thoughts=thoughts or ())
     return Parts(answer=_unwrap(left), thoughts=thoughts)
+
+
+def has_thoughts(text: str, prompt: str = "") -> bool:
+    """Whether there are thoughts in a text, or one that the prompt has opened."""
+    parts = split_thoughts(text, prompt)
+    return parts.answer is None or bool(parts.thoughts)
 
 
 def without_thoughts(text: str, prompt: str = "") -> str | None:
@@ -176,7 +185,8 @@ def _cut_out_thoughts(text: str, opened: int | None) -> tuple[str | None, tuple[
             if opened is None:
                 pieces.clear()
                 begun = position
-            thoughts.append(_BETWEEN_CHANNELS.sub("", text[begun : mark.start()]))
+            thought = text[begun : mark.start()]
+            thoughts.append(_BETWEEN_CHANNELS.sub("", thought) if name == _FINAL_CHANNEL else thought)
             opened, position, begun, found = None, mark.end(), mark.end(), True
     if opened is not None:
         return None, (*thoughts, text[begun:])

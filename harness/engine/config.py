@@ -71,6 +71,10 @@ class EngineConfig:
     """Longest answer in tokens, in place of what each task says."""
     repetition_penalty: float | None = field(default=None, metadata=_CHANGES)
     """Divides the logits of tokens that were there before, in place of what each task says; 1 does nothing."""
+    thinking: Literal["on", "off"] | None = field(default=None, metadata=_use(in_cache_key=False))
+    """Whether the model thinks before it answers, where its chat template has this switch."""
+    thinking_tokens: int | None = field(default=None, metadata=_use(in_cache_key=False))
+    """Most tokens of thoughts, on top of the limit of an answer; by default 4096."""
     exact: bool = field(default=False, metadata=_ELSEWHERE)
     """Share nothing between questions and ask one at a time."""
     share: Level = field(default="prefix", metadata=_CHANGES)
@@ -126,6 +130,12 @@ class EngineConfig:
         object.__setattr__(self, "batch_size", _checked_batch_size(self.batch_size))
         if self.repetition_penalty is not None and not 0 < self.repetition_penalty < inf:
             raise SettingError(f"repetition_penalty = {self.repetition_penalty}: must be above 0; 1 does nothing")
+        if self.thinking_tokens is not None and self.thinking_tokens < 0:
+            raise SettingError(f"thinking_tokens = {self.thinking_tokens}: must be at least 0")
+        if self.thinking == "off" and self.thinking_tokens:
+            raise SettingError(f"thinking_tokens = {self.thinking_tokens}: would not act with thinking = off")
+        if self.thinking not in (None, "on", "off"):
+            raise SettingError(f"thinking = {self.thinking!r}: must be on or off")
         for others, needed in ((_NEED_PARALLELIZE, "parallelize"), (_NEED_4BIT, "load_in_4bit")):
             if (idle := [name for name in others if getattr(self, name)]) and not getattr(self, needed):
                 raise SettingError(f"{idle[0]} = {getattr(self, idle[0])!r}: would not act without {needed}")

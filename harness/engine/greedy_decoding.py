@@ -7,18 +7,20 @@ for job, answer in decoder.decode(state, jobs): ...
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import torch
 from lm_eval.models.utils import handle_stop_sequences
 from torch import Tensor
 
+from harness.engine.answer_progress import MarkTokens, Progress
 from harness.engine.jobs import Job
 from harness.engine.own_decoding import NO_OP_VALUES
 from harness.engine.prefix_cache import ROOM, Runner, State
 from harness.engine.stage_timer import StageTimer
 from tasks.answer import Answer, FailedAnswer
-from tasks.thoughts import MARKS, WRAPPERS, is_decided
+from tasks.thoughts import MARKS, ROOM_FOR_THOUGHTS, WRAPPERS, is_decided
 
 SUPPORTED_SETTINGS: Final = frozenset(
     {"until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty"}
@@ -40,14 +42,24 @@ class DecodingRules:
     """How to decode a job: by its settings, the user's, its family's, and the token ids of the checkpoint."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, default_new_tokens: int, max_new_tokens: int | None = None
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        default_new_tokens: int,
+        max_new_tokens: int | None = None,
+        thinking_tokens: int = ROOM_FOR_THOUGHTS,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.default_new_tokens, self.max_new_tokens = default_new_tokens, max_new_tokens
-        special = set(getattr(tokenizer, "all_special_tokens", ()))
-        marks = [mark for pair in (*MARKS, *WRAPPERS) for mark in pair if mark in special]
-        self.thought_marks: dict[int, str] = {tokenizer.convert_tokens_to_ids(mark): mark for mark in marks}
-        """Marks of thoughts that decoding would leave out, as it does with special tokens."""
+        self.thinking_tokens = thinking_tokens
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        special = {*getattr(tokenizer, "all_special_tokens", ()), *(str(token) for token in added if token.special)}
+        every = [mark for pair in (*MARKS, *WRAPPERS) for mark in pair]
+        parts = [token for token in special if len(token) > 2 and any(token in mark for mark in every)]
+        self.thought_marks: dict[int, str] = {tokenizer.convert_tokens_to_ids(token): token for token in parts}
+        """Marks of thoughts, and parts of them, that decoding would leave out, as it does with special tokens."""
+        self.marks = MarkTokens(lambda tokens: self.text_of(tokens, ()), special=self.thought_marks)
 
     def can_decode(self, job: Job) -> bool:
         """True if our greedy decoding supports all of the job's settings."""
@@ -60,9 +72,24 @@ class DecodingRules:
         )
 
     def new_tokens(self, job: Job) -> int:
-        """The most tokens an answer may have."""
+        """The most tokens an answer may have, its thoughts aside."""
         asked = job.settings.get("max_gen_toks", job.settings.get("max_new_tokens", self.default_new_tokens))
         return int(self.max_new_tokens or asked)
+
+    def most_tokens(self, job: Job) -> int:
+        """The most tokens that may be written: an answer, and the thoughts of a model that is known to have some."""
+        thinks = self.knows_thoughts or self.progress(job).in_thought
+        return self.new_tokens(job) + self.thinking_tokens * thinks
+
+    @cached_property
+    def knows_thoughts(self) -> bool:
+        """Whether the model has tokens for marks of thoughts."""
+        known = self.tokenizer.get_added_vocab()
+        return bool(self.thought_marks) or any(mark in known for pair in MARKS for mark in pair)
+
+    def progress(self, job: Job) -> Progress:
+        """How far a job's text is, before its first token."""
+        return Progress(job.context, limit=self.new_tokens(job), room=self.thinking_tokens, marks=self.marks)
 
     def room(self, jobs: Sequence[Job]) -> int:
         """Cache positions to allocate for answers at first; more are added as needed."""
@@ -86,21 +113,28 @@ class DecodingRules:
         """The divisor of logits of tokens seen before, the user's before the task's; 1 has no effect."""
         return float(self.model.generation_config.repetition_penalty or job.settings.get("repetition_penalty") or 1)
 
-    def text_of(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
-        """An answer's text up to the first stop sequence."""
+    def text_of(self, tokens: Sequence[int], stops: Sequence[str], start: int = 0) -> str:
+        """The text of tokens, that of the answer, which starts at a place, up to the first stop sequence."""
+        if start and stops:
+            text, thoughts = self.text_of(tokens, ()), self.text_of(tokens[:start], ())
+            at = len(thoughts) if text.startswith(thoughts) else 0
+            return text[:at] + _cut(text[at:], stops)
         text, start = "", 0
         marks = [place for place, token in enumerate(tokens) if token in self.thought_marks]
         for place in marks:
             text += self._decode(tokens[start:place]) + self.thought_marks[tokens[place]]
             start = place + 1
-        text += self._decode(tokens[start:])
-        for stop in stops:
-            if stop:
-                text = text.split(stop)[0]
-        return text
+        return _cut(text + self._decode(tokens[start:]), stops)
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    for stop in stops:
+        if stop:
+            text = text.split(stop)[0]
+    return text
 
 
 class GreedyDecoder:
@@ -119,6 +153,7 @@ class GreedyDecoder:
         ends, stops = self.rules.end_tokens(), [self.rules.stop_sequences(job) for job in jobs]
         choices = self._weigh_choices(state.logits, jobs)
         written: list[list[int]] = [[] for _ in jobs]
+        progress = [self.rules.progress(job) for job in jobs]
         seen = self._seen_tokens(state.logits, jobs)
         active = list(range(len(jobs)))  # the job of each row of the state, ended ones included until they leave
         done: set[int] = set()
@@ -134,7 +169,7 @@ class GreedyDecoder:
                     yield jobs[index], FailedAnswer(NOT_FINITE)
                     continue
                 written[index].append(listed[row])
-                text, reason = self._stop_reason(jobs[index], written[index], stops[index], ends)
+                text, reason = self._stop_reason(jobs[index], written[index], stops[index], ends, progress[index])
                 if reason is not None:
                     done.add(index)
                     cut = reason == "decided"
@@ -167,20 +202,25 @@ class GreedyDecoder:
         return self._first_tokens[choice]
 
     def _stop_reason(
-        self, job: Job, tokens: list[int], stops: list[str], ends: set[int]
+        self, job: Job, tokens: list[int], stops: list[str], ends: set[int], progress: Progress
     ) -> tuple[str, StopReason | None]:
         """A row's text and why it ends here; None if it goes on."""
-        spent, ended = len(tokens) >= self.rules.new_tokens(job), tokens[-1] in ends
+        progress.note(tokens)
+        spent, ended = progress.is_spent, tokens[-1] in ends
+        if progress.in_thought:  # nothing there stops an answer, or decides it
+            if not ended and not spent:
+                return "", None
+            return self.rules.text_of(tokens, ()), "ended" if ended else "limited"
         # A new token completes a stop sequence only among the last tokens, at most four a character (single bytes).
         # To decode all of them at every step would take ever longer.
         longest = max(map(len, stops), default=0)
-        latest = self.rules.text_of(tokens[-1 - 4 * longest :], ()) if longest else ""
+        latest = self.rules.text_of(tokens[progress.start :][-1 - 4 * longest :], ()) if longest else ""
         ended = ended or any(stop in latest for stop in stops if stop)
         if ended or spent:
-            return self.rules.text_of(tokens, stops), "ended" if ended else "limited"
+            return self.rules.text_of(tokens, stops, progress.start), "ended" if ended else "limited"
         if job.hints.decided is None:
             return "", None
-        text = self.rules.text_of(tokens, stops)
+        text = self.rules.text_of(tokens, stops, progress.start)
         # U+FFFD stands for the first bytes of a character whose other bytes may still come.
         decided = not text.endswith("\ufffd") and is_decided(text, job.context, job.hints.decided)
         return text, "decided" if decided else None

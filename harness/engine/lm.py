@@ -23,7 +23,7 @@ from PIL.Image import Image
 from transformers import AutoConfig
 
 from harness.engine import work_sharing
-from harness.engine.chat_template import ChatTemplate, check_template
+from harness.engine.chat_template import ChatTemplate, check_switch, check_template
 from harness.engine.config import EngineConfig
 from harness.engine.equivalence_check import check_equivalence
 from harness.engine.families import COUNTS_IMAGES, INTERLEAVED
@@ -44,7 +44,7 @@ from support.images import image_digest
 from support.processes import as_single_process, rank, world_size
 from support.progress import report
 from tasks.answer import Answer, FailedAnswer
-from tasks.thoughts import generated, is_decided
+from tasks.thoughts import ROOM_FOR_THOUGHTS, generated, has_thoughts, is_decided
 from trainers.training.read_base import CompleteModel, check_own_tokenizers
 
 if TYPE_CHECKING:
@@ -103,6 +103,9 @@ class SharedImageLM(HFMultimodalLM):
         if engine.compile:
             self.hf.forward = torch.compile(self.hf.forward, dynamic=True)
         self.stage, self.suffix, self.cache = stage, engine.suffix or "", cache
+        self.thinking = engine.thinking
+        self.met_thoughts = False
+        """Whether an answer had any."""
         self.hints: TaskHints = hints or {}
         self.clock = StageTimer()
         self.counts: defaultdict[str, int] = defaultdict(int)
@@ -110,13 +113,18 @@ class SharedImageLM(HFMultimodalLM):
         self.sharing = Sharing(level=engine.share, exact=engine.exact, checked=engine.exact)
         self._build_engine(engine, batch_size, identity or str(pretrained))
         self.template: ChatTemplate | None = None
+        if template is None and self.thinking is not None:
+            own = getattr(self.processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
+            template = ChatTemplate(text=own, source=str(pretrained))
         if template is not None:
             self.use_template(template, str(pretrained))
 
     def use_template(self, template: ChatTemplate, model: str) -> None:
         """Ask by this template from here on; ModelError for one that can't ask `model` about a picture."""
         self.template = template
-        self.processor.chat_template = self.tokenizer.chat_template = template.text
+        check_switch(template, self.thinking, model)
+        text = template.text if self.thinking is None else template.with_thinking(self.thinking == "on")
+        self.processor.chat_template = self.tokenizer.chat_template = text
         if template.text is not None:
             check_template(template, self.processor, model)
 
@@ -147,7 +155,11 @@ class SharedImageLM(HFMultimodalLM):
             device=self.device,
         )
         self.rules = DecodingRules(
-            self.hf, self.tokenizer, default_new_tokens=self.max_gen_toks, max_new_tokens=engine.max_new_tokens
+            self.hf,
+            self.tokenizer,
+            default_new_tokens=self.max_gen_toks,
+            max_new_tokens=engine.max_new_tokens,
+            thinking_tokens=ROOM_FOR_THOUGHTS if engine.thinking_tokens is None else engine.thinking_tokens,
         )
         self.decoder = GreedyDecoder(self.runner, self.rules, clock=self.clock, counts=self.counts)
         self.scheduler = Scheduler(self.encoder, self.layout, self.decoder, self.sharing, batch_size=batch_size)
@@ -165,6 +177,9 @@ class SharedImageLM(HFMultimodalLM):
         found = {"shared": str(self.sharing), "image processor": processor, "dtype": dtype}
         found |= {"prompt suffix": self.suffix} if self.suffix else {}
         found |= {FACT: in_words(self.settings_not_used)} if self.settings_not_used else {}
+        if self.thinking is not None or self.met_thoughts:
+            switch = self.thinking or "as the model does by itself"
+            found["thinking"] = switch if switch == "off" else f"{switch}, at most {self.rules.thinking_tokens} tokens"
         return found | (self.template.facts() if self.template is not None else {})
 
     def forget(self) -> None:
@@ -210,6 +225,7 @@ class SharedImageLM(HFMultimodalLM):
         done = 0
         for job, text in self._answer_with_others(jobs) if world_size() > 1 else self._answer(jobs):
             text = generated(text, job.context)
+            self.met_thoughts = self.met_thoughts or bool(getattr(text, "reasoning", None))
             for index in job.requests:
                 results[with_images[index]] = text
             done += len(job.requests)
@@ -259,7 +275,7 @@ class SharedImageLM(HFMultimodalLM):
         for job, text in self._ask_model(left):
             self.counts["answered"] += 1
             if self.cache is not None and may_be_kept(job) and not isinstance(text, FailedAnswer):
-                self.cache.put(self._cache_key(job), text, task=job.task)
+                self.cache.put(self._cache_key(job, thinks=has_thoughts(text, job.context)), text, task=job.task)
             yield job, text
 
     def _find_kept(self, job: Job) -> Answer | None:
@@ -269,11 +285,19 @@ class SharedImageLM(HFMultimodalLM):
         def is_whole(answer: Answer) -> bool:
             return not answer.cut or decided is None or is_decided(answer, job.context, decided)
 
-        return None if self.cache is None else self.cache.get(self._cache_key(job), is_whole=is_whole)
+        def is_whole_without_thoughts(answer: Answer) -> bool:
+            return is_whole(answer) and not has_thoughts(answer, job.context)
 
-    def _cache_key(self, job: Job) -> dict[str, Any]:
-        """Everything an answer depends on beside the model."""
-        return {
+        if self.cache is None:
+            return None
+        kept = self.cache.get(self._cache_key(job, thinks=True), is_whole=is_whole)
+        if kept is not None:
+            return kept
+        return self.cache.get(self._cache_key(job), is_whole=is_whole_without_thoughts)
+
+    def _cache_key(self, job: Job, *, thinks: bool = False) -> dict[str, Any]:
+        """Everything an answer depends on beside the model; of one that has thoughts, the room for these, too."""
+        return ({"thinking tokens": self.rules.thinking_tokens} if thinks else {}) | {
             "prompt": job.context,
             "images": list(job.digests),
             "settings": dict(sorted(job.settings.items())),

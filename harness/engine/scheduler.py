@@ -213,7 +213,7 @@ class Scheduler:
     def _outgrows_positions(self, job: Job) -> bool:
         """True if it may get longer than what positions are the same for, whatever the length."""
         longest = self.runner.longest()
-        return longest is not None and len(job.ids) + self.rules.new_tokens(job) > longest
+        return longest is not None and len(job.ids) + self.rules.most_tokens(job) > longest
 
 
 def _own_length(job: Job) -> int:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from harness.engine.greedy_decoding import NOT_FINITE, find_finite
+from harness.engine.greedy_decoding import NOT_FINITE, DecodingRules, find_finite
 from harness.engine.image_encoder import image_problem
 from harness.engine.jobs import Job
 from harness.engine.scheduler import Scheduler
@@ -29,6 +29,33 @@ class _FiniteCheck(LogitsProcessor):
             self.first.setdefault(row // beams, self.steps)
         self.steps += 1
         return scores if finite.all() else torch.where(finite[:, None], scores, torch.zeros_like(scores))
+
+
+class _AnswerEnds(StoppingCriteria):
+    """Ends each row where its answer has the tokens that it may have, or a stop sequence comes after its thoughts."""
+
+    def __init__(self, rules: DecodingRules, jobs: list[Job], length: int) -> None:
+        self.rules, self.length, self.stops = rules, length, rules.stop_sequences(jobs[0])
+        self.rows = [rules.progress(job) for job in jobs]
+        self.done = [False] * len(jobs)
+        self.limited = [False] * len(jobs)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **more: Any) -> Tensor:
+        ends = self.rules.end_tokens()
+        for number, written in enumerate(input_ids[:, self.length :].tolist()):
+            if not self.done[number]:
+                self.done[number] = written[-1] in ends or self._is_over(number, written)
+        return torch.tensor(self.done, device=input_ids.device)
+
+    def _is_over(self, number: int, written: list[int]) -> bool:
+        row = self.rows[number]
+        row.note(written)
+        self.limited[number] = row.is_spent
+        if row.in_thought or row.is_spent:
+            return row.is_spent
+        longest = max(map(len, self.stops), default=0)
+        latest = self.rules.text_of(written[row.start :][-1 - 4 * longest :], ()) if longest else ""
+        return any(stop in latest for stop in self.stops if stop)
 
 
 class TransformersGeneration:
@@ -93,16 +120,19 @@ class TransformersGeneration:
         settings |= {name: value for name, value in jobs[0].settings.items() if name not in ours}
         settings["repetition_penalty"] = self.rules.repetition_penalty(jobs[0])
         stops, length = self.rules.stop_sequences(jobs[0]), inputs["input_ids"].shape[1]
-        check = _FiniteCheck(len(jobs))
+        check, over = _FiniteCheck(len(jobs)), _AnswerEnds(self.rules, jobs, length)
+        # Beams change rows as they go: what is a thought of one of them is not followed.
+        in_beams = (settings.get("num_beams") or self.layout.model.generation_config.num_beams or 1) > 1
+        most = self.rules.new_tokens(jobs[0]) + (0 if in_beams else self.rules.thinking_tokens)
         with self.clock("decode"):
             written = self.layout.model.generate(
                 **inputs,
-                max_new_tokens=self.rules.new_tokens(jobs[0]),
+                max_new_tokens=most,
                 pad_token_id=self.runner.pad,
                 use_cache=True,
                 logits_processor=LogitsProcessorList([check]),
                 stopping_criteria=StoppingCriteriaList(
-                    stop_sequences_criteria(self.layout.tokenizer, stops, length, len(jobs))
+                    [*stop_sequences_criteria(self.layout.tokenizer, stops, length, len(jobs))] if in_beams else [over]
                 ),
                 **settings,
             )
@@ -111,8 +141,9 @@ class TransformersGeneration:
         for number, row in enumerate(written[:, length:].tolist()):
             last = next((at for at, token in enumerate(row) if token in ends), len(row) - 1)
             failed = check.first.get(number, len(row)) <= last
-            text = self.rules.text_of(row, stops)
+            progress = over.rows[number]
+            text = self.rules.text_of(row, () if progress.in_thought else stops, progress.start)
             ended = not ends.isdisjoint(row) or text != self.rules.text_of(row, ())
-            limited = not ended and len(row) >= self.rules.new_tokens(jobs[0])
+            limited = not ended and (len(row) >= most if in_beams else over.limited[number])
             answers.append(FailedAnswer(NOT_FINITE) if failed else Answer(text, limited=limited))
         return answers

@@ -25,6 +25,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from PIL.Image import Image
 
+from harness.engine.chat_template import find_switch
 from harness.models.chat_settings import ServedModelSettings
 from harness.models.early_stops import EarlyStops, stopped_by, told_of, why_no_early_stops, with_facts
 from harness.models.next_token_logprobs import ASKED, Weighed, told_in, weigh
@@ -115,7 +116,8 @@ class OpenAIVisionLM(LM):
         self.hints: TaskHints = {}
         """Where an answer may end early, and for which first tokens likelihoods are wanted, by task or request."""
         thinks = self.takes.thinks or self.settings.thinking_tokens > 0 or self.settings.enable_thinking is True
-        kwargs = {} if self.settings.enable_thinking is None else {THINKING: self.settings.enable_thinking}
+        switch = find_switch(self.facts.template) or THINKING
+        kwargs = {} if self.settings.enable_thinking is None else {switch: self.settings.enable_thinking}
         chat = {"model": model, **({"chat_template_kwargs": kwargs} if kwargs else {})}
         self.early = EarlyStops(lambda: why_no_early_stops(self.client.server, self.facts, chat, thinks=thinks))
         self.shortened: dict[str, Reads] = {}
@@ -361,6 +363,7 @@ class OpenAIVisionLM(LM):
             "sampling of the server's own": ", ".join(sorted(own)),
             "images": self.settings.images_in_words(),
             "prompt suffix": self.settings.prompt_suffix,
+            "thinking": self.settings.thinking_in_words(),
             "fingerprints": ", ".join(sorted(self.fingerprints)),
             "early stops": self.early.in_words(),
         }

@@ -45,10 +45,18 @@ class ServedModelSettings(ImageSettings):
             value = getattr(self, idle[0])
             raise SettingError(f"{idle[0]} = {value}: would not act without a temperature above 0")
 
+    def thinking_in_words(self) -> str:
+        """What was asked of the model's thoughts; empty: nothing."""
+        switch = {True: "on", False: "off", None: "as the model does by itself"}[self.enable_thinking]
+        room = f", {self.thinking_tokens} tokens on top of each limit" if self.thinking_tokens else ""
+        return f"{switch}{room}" if room or self.enable_thinking is not None else ""
+
 
 SAMPLED_ONLY: Final = ("top_p", "top_k", "min_p")
 """Settings that act on sampled answers alone."""
-OTHER_NAMES: Final = {"suffix": "prompt_suffix"}
+OTHER_NAMES: Final = {"suffix": "prompt_suffix", "thinking": "enable_thinking"}
+_OTHER_VALUES: Final[Mapping[str, Any]] = {"on": True, "off": False}
+"""Of `thinking`."""
 _OF_NO_MATTER: Final = ("answers", "hints")
 """Engine settings that may be given for any model: the ledger keeps the answers of a served one."""
 
@@ -64,6 +72,8 @@ def served_settings(model: str, given: Mapping[str, Any]) -> ServedModelSettings
     would not act."""
     known = [setting.name for setting in settings_of(ServedModelSettings)]
     values = {OTHER_NAMES.get(name, name): value for name, value in given.items() if name not in _OF_NO_MATTER}
+    if "thinking" in given:
+        values["enable_thinking"] = _OTHER_VALUES.get(given["thinking"], given["thinking"])
     for name, value in values.items():
         if name not in known:
             raise SettingError(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.engine.chat_template import check_switch
 from harness.engine.config import EngineConfig
 from harness.engine.response_cache import ResponseCache
 from harness.models.chat_templates import chat_template_of
@@ -110,6 +111,7 @@ def load(
     register()
     spec = fetch(spec)
     engine, template = for_model(engine, spec), chat_template_of(spec, engine)
+    check_switch(template, engine.thinking, spec.name)
     if engine.device is None:
         engine = replace(engine, device=device_of("cuda" if torch.cuda.is_available() else "cpu"))
     if engine.dtype != spec.dtype and (stored := stored_dtype(spec)) == "float32":

@@ -28,10 +28,11 @@ from tasks.judges.refused_parameters import (
     wants_limit,
 )
 from tasks.judges.replies import LimitSpent
+from tasks.thoughts import ROOM_FOR_THOUGHTS
 
 log = logging.getLogger(__name__)
 
-ROOM: Final = 4096
+ROOM: Final = ROOM_FOR_THOUGHTS
 """Tokens for thoughts, on top of a protocol's limit, which means the answer or the verdict alone; and the limit where a
 protocol gives none and the server wants one."""
 LEAST_ROOM: Final = 256
