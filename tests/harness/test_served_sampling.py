@@ -231,14 +231,14 @@ def test_what_no_server_can_do_is_refused_before_anything_is_asked(
     assert body_of(server)["repetition_penalty"] == 1.1
 
 
-def test_the_space_that_a_detokenizer_puts_first_is_no_part_of_an_answer(make: Make, tmp_path: Path) -> None:
+def test_white_space_around_a_reply_is_no_part_of_an_answer(make: Make, tmp_path: Path) -> None:
     server = make("vllm")
     lm = lm_of(server, tmp_path)
     answers = lm.generate_until([asking()])
     assert answers == ["no"]
     assert [call.reply for call in lm.client.ledger.calls()] == [" no"]  # as it came
     server.says = lambda body: "  two\n"
-    assert lm.generate_until([asking("How many?")]) == [" two\n"]
+    assert lm.generate_until([asking("How many?")]) == ["two"]
     server.says = lambda body: " "
     assert lm.generate_until([asking("Nothing?")]) == [""]
     assert not isinstance(lm.generate_until([asking("Nothing?")])[0], FailedAnswer)
