@@ -10,8 +10,9 @@ from harness.models.configuration import configuration_of, counts_for
 from harness.models.load import for_model
 from harness.models.provenance import digest_of_model
 from harness.models.served_identity import FINGERPRINT
-from harness.models.server_facts import SERVED_BY
+from harness.models.server_facts import SERVED_BY, VERSION
 from harness.models.spec import ModelSpec
+from harness.serving.installed import is_same
 from harness.serving.settings import FLAGS
 from leaderboards.board.board import Board
 from leaderboards.board.earlier_digests import SCHEME, SCHEME_FACT
@@ -157,6 +158,7 @@ def on_board(
         "model settings": without_device(engine.recorded().get("model settings", "")),
     }
     wanted = {FINGERPRINT: "", CODE: "", SERVED_BY: "", FLAGS: ""} | digest_of_model(spec) | engine.recorded() | facts
+    version = wanted.pop(VERSION, "") if spec.backend == "transformers" else ""  # of the server to be started
     of_judge: dict[str, str] = {}
     if isinstance(judge, OpenAIJudge):
         of_judge = {"judge settings": _settings_sent(judge), "judge image": judge.settings.images_in_words()}
@@ -171,6 +173,7 @@ def on_board(
         if entry.model == name and entry.limit == settings.limit and entry.failed + entry.unscored == 0
         if entry.provenance.get(ANSWERS_FACT) == STRIPPED or not entry.unparsed
         if all(without_device(entry.provenance.get(fact, "")) == value for fact, value in wanted.items())
+        if not version or is_same(entry.provenance.get(VERSION, version), version)
         if (entry.provenance.get("shared") == SHARES_NOTHING) == engine.exact
         if entry.judge is None or times_asked_of(entry) >= times
         if is_of_judge(entry, judge)

@@ -65,7 +65,10 @@ class ModelScorer:
         spec = identified(replace(fetch(spec), fresh=self.fresh), self.ledger, run=run, fresh=self.fresh)
         if settings.seed and (self.server is not None or spec.backend == "openai"):
             engine = replace(engine, overrides={"seed": settings.seed, **engine.overrides})  # it is sent
-        known = spec if self.server is None else replace(spec, digests=known_of(spec, self.server.settings))
+        known = spec
+        if self.server is not None:
+            serving = self.server.settings
+            known = replace(spec, digests=known_of(spec, serving) | serving.version_installed())
         asked = (known, name, self.tasks, self.judge, settings, engine)
         if self.board is not None and not self.fresh and on_board(self.board, *asked):
             log.info(f"{name}: already on the board in {self.board.folder}, nothing to do")

@@ -10,10 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from harness.models.server_facts import DTYPE, SERVED_BY
+from harness.models.server_facts import DTYPE, SERVED_BY, VERSION
 from harness.models.spec import ModelSpec
 from harness.models.stored_dtype import AS_STORED, default_dtype, stored_dtype
 from harness.serving.adapters import Adapters
+from harness.serving.installed import installed_version
 from support.errors import ClusterError, ServerError, SettingError
 from support.secrets import redact, remember
 from trainers.training.foreign_code import OPTION
@@ -114,6 +115,13 @@ class ServerSettings:
             missing = f"no `{word}` on the PATH; install it in an environment of its own{hint}"
             raise ServerError(f"--serve {self.command}: {missing}")
         return found
+
+    def version_installed(self) -> dict[str, str]:
+        """The version that a server would have, for what entries record of one; empty where that can't be told."""
+        if self.command not in COMMANDS or (program := shutil.which(self._template()[0])) is None:
+            return {}
+        found = installed_version(program, self.command)
+        return {} if found is None else {VERSION: f"{self.command} {found}"}
 
     def _dtype_of(self, spec: ModelSpec) -> str | None:
         """What the model computes in here, so that the server does; None where that is not known."""

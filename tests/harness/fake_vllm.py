@@ -29,6 +29,8 @@ class Calls(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self):
+        if self.path == "/version" and "FAKE_VLLM" in os.environ:
+            return self.answer({{"version": os.environ["FAKE_VLLM"]}})
         self.answer({{"object": "list", "data": []}})
 
     def do_POST(self):
