@@ -83,7 +83,7 @@ class EarlyStops:
         if hint is None or hint.reads is None or hint.decided is None or isinstance(reply, FailedAnswer):
             return True
         limited = getattr(reply, "limited", False)
-        if limited and not reply:  # there were thoughts alone
+        if not reply and (limited or hint.reads.before is not None):  # there were thoughts alone, or an empty sentence
             return False
         if hint.reads.before is not None and not limited:
             settled = is_decided(reply + hint.reads.before, "", hint.decided)

@@ -64,7 +64,7 @@ class Parameters:
         self.limit, self.system = self.takes.limit, self.takes.system
         self.makes_room, self.needs_room = room, False
         self.room = ROOM
-        """Tokens for thoughts, where some are given."""
+        """Tokens for thoughts, where some are given; and the limit where nothing asks for one."""
         self.needs_limit = self.takes.needs_limit
         self._told: set[str] = set()
         """What was said once that the family does not take."""
@@ -83,7 +83,7 @@ class Parameters:
                 fitted[name] = {"type": "json_object"}
             elif not self._drops(name, value, takes):
                 fitted[name] = value
-        return fitted if self.limit in fitted or not self.needs_limit else fitted | {self.limit: ROOM}
+        return fitted if self.limit in fitted or not self.needs_limit else fitted | {self.limit: self.room}
 
     def learn(self, failure: NoReply, sent: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> None:
         """Take from a failure how to ask this model, which is told once; the next `fit` shows whether that helps.
@@ -96,8 +96,8 @@ class Parameters:
         elif isinstance(failure, PermanentError) and failure.refused and wants_limit(failure, sent):
             if not self.needs_limit:
                 self.needs_limit = True
-                log.info("%s: asked with a limit of %d tokens: %s", self.model, ROOM, failure.why)
-        elif isinstance(failure, PermanentError) and self._gives_room(sent) and is_beyond_context(failure):
+                log.info("%s: asked with a limit of %d tokens: %s", self.model, self.room, failure.why)
+        elif isinstance(failure, PermanentError) and self._has_own_tokens(sent, asked) and is_beyond_context(failure):
             self._shrink_room(failure, sent, asked or {})
         elif isinstance(failure, PermanentError) and (name := refused_parameter(failure, sent)) is not None:
             if name in self.asked and not ((name in LIMITS and self.limit != name) or self._other_name(name)):
@@ -108,12 +108,18 @@ class Parameters:
         """Whether the limit of a request has room for thoughts."""
         return self.makes_room and (self.needs_room or self.takes.at(asked.get("reasoning_effort")).thinks)
 
+    def _has_own_tokens(self, sent: Mapping[str, Any], asked: Mapping[str, Any] | None) -> bool:
+        """Whether tokens of a request's limit are ours to give: those for thoughts, or all where nothing asks for
+        one."""
+        return self._gives_room(sent) or (self.needs_limit and asked is not None and not asked.keys() & {*LIMITS})
+
     def _shrink_room(self, failure: NoReply, sent: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-        """Half the room for thoughts, where prompt, room and reply do not fit into the model's context together."""
+        """Half of them, where prompt, room and reply do not fit into the model's context together."""
         before = next((asked[name] for name in LIMITS if name in asked), 0)
         if sent.get(self.limit) == before + self.room and self.room // 2 >= LEAST_ROOM:  # else another call has done it
             self.room //= 2
-            log.info("%s: asked with %d tokens for its thoughts: %s", self.model, self.room, failure.why)
+            what = "for its thoughts" if self._gives_room(sent) else "at most"
+            log.info("%s: asked with %d tokens %s: %s", self.model, self.room, what, failure.why)
 
     def _drops(self, name: str, value: Any, takes: Capabilities) -> bool:
         if name in self.left_out or (name in BY_VALUE and (name, value) in self.refused_values):

@@ -197,6 +197,14 @@ def test_what_is_undecided_is_asked_in_full_once_and_kept(server: Any, tmp_path:
     assert lm.provenance()["early stops"] == "stop '.'"
 
 
+@pytest.mark.parametrize("tells", (True, False))
+def test_an_answer_whose_first_sentence_is_empty_is_no_empty_answer(server: Any, tmp_path: Path, tells: bool) -> None:
+    server.prompt_tokens = lambda chat: PLAIN
+    server.answer = says({"a": ". Yes", "b": "Yes. No"}, tells=tells)
+    lm = lm_of(server, tmp_path / "ledger.sqlite")
+    assert lm.generate_until(requests_of("a", "b", task="pope")) == [". Yes", "Yes"]
+
+
 def test_a_full_answer_that_is_paid_for_is_not_asked_again(server: Any, tmp_path: Path) -> None:
     server.prompt_tokens = lambda chat: PLAIN
     server.answer = says({"a": "Yes, it is red."})

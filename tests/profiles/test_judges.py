@@ -130,6 +130,17 @@ def test_room_for_thoughts_fits_into_the_context(
     assert LEAST_ROOM <= judge.client.parameters.room <= context
 
 
+@pytest.mark.parametrize("context", (700, 4096))
+def test_the_limit_of_structured_replies_fits_into_the_context(
+    profiles: ProfileServer, context: int, docs: Docs, tmp_path: Path
+) -> None:
+    profiles.profiles["vllm"].context = context  # type: ignore[attr-defined]
+    judge = judge_of(profiles, "vllm", tmp_path, structured=True)
+    scored = rate(judge, "mmvet", docs)
+    assert (scored.failures, scored.value("total")) == ("", 50.0)
+    assert LEAST_ROOM <= profiles.calls("vllm")[-1].body["max_tokens"] < context
+
+
 @pytest.mark.parametrize("concurrency", (1, 16))
 @pytest.mark.parametrize("name", ("vllm-thinking", "sglang", "openai-reasoning", "gemini"))
 def test_a_judge_that_only_thinks_ends_the_run_after_eight_replies(
