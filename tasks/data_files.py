@@ -16,14 +16,20 @@ from typing import Any, Final, TypeVar
 from support.errors import DataError
 from support.files import read_regular
 from support.parsing import parse_yaml
-from support.records import PARQUET, columns
+from support.records import ARROW, PARQUET, columns, suffix
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-TABLES: Final = (PARQUET, ".jsonl", ".json", ".tsv", ".csv")
+TABLES: Final = (PARQUET, ARROW, ".jsonl", ".jsonl.gz", ".json", ".tsv", ".csv")
 """Kinds of tables; the first of which a folder has files that hold the task's columns is read."""
+ARCHIVE: Final = ".zip"
+"""A table may be packed together with its pictures."""
+UNREAD: Final = (".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z", ".rar")
+"""Archives that are not looked into, webdataset's among them."""
+_CACHED: Final = "cache-"
+"""What `datasets` keeps beside a saved table: results of its own."""
 MAX_README: Final = 16 << 20
 
 Wanted = Callable[[Collection[str]], bool]
@@ -43,14 +49,60 @@ _NAMES_OF_SPLITS: Final = {
 }
 """What names of files and folders call the usual splits (the hub's own list), and which split that is."""
 _SHARD: Final = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}\b.*")
+_SAVED: Final = "data"
+"""What save_to_disk calls the shards of any split."""
+_PARTIAL: Final = "partial-"
+"""Before a split, where the hub has converted the first part of a large one only."""
 _DEFAULT: Final = frozenset({"data", "default"})
 """Folders of a dataset's configuration without a name."""
 
 
+def kind_of(file: Path) -> str:
+    """The ending that tells what kind of file it is."""
+    return suffix(file, (*TABLES, ARCHIVE)) or file.suffix.lower()
+
+
 def tables_below(folder: Path) -> list[Path]:
-    """All tables of a folder, at any depth; not those of hidden folders, such as `.git`."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in TABLES and path.is_file())
+    """All tables of a folder."""
+    return [
+        path for path in files_below(folder, TABLES) if not (path.suffix == ARROW and path.name.startswith(_CACHED))
+    ]
+
+
+def unread_below(folder: Path) -> list[Path]:
+    """The archives of a folder that nothing here reads."""
+    return files_below(folder, UNREAD)
+
+
+def files_below(folder: Path, kinds: Collection[str]) -> list[Path]:
+    """The files of these kinds in a folder, at any depth; not those of hidden folders, such as `.git`."""
+    found = (path for path in folder.rglob("*") if kind_of(path) in kinds and path.is_file())
     return sorted(path for path in found if not any(part.startswith(".") for part in _parts(folder, path)))
+
+
+def find_dataset(folder: Path, ids: Sequence[str], wanted: Wanted | None) -> Path | None:
+    """The folder of one dataset in a folder of several: the clone of the first of these hub ids that has one, right
+    below, below its owner's folder, or in the hub's cache; else, of those that hold `wanted` tables, the one of whose
+    name all words are words of the ids. None where none is, or several are."""
+    below = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    for id in ids:
+        owner, _, name = id.rpartition("/")
+        called = {_squash(name), _squash(f"datasets--{owner}--{name}")}
+        clones = [path for path in below if _squash(path.name) in called]
+        clones += [inner for path in below if path.name == owner and (inner := path / name).is_dir()]
+        if clones := [path for path in clones if tables_below(path)]:
+            return clones[0] if len(clones) == 1 else None
+    if wanted is None:
+        return None
+    words = {word for id in ids for word in _words(id)}
+    holding = [path for path in below if any(_may_hold(table, wanted) for table in tables_below(path))]
+    alike = [path for path in holding if words.issuperset(_words(path.name))]
+    return alike[0] if len(alike) == 1 and len(holding) > 1 else None
+
+
+def _squash(name: str) -> str:
+    """A name as `MM-Vet` and `mmvet` share it."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def choose_tables(
@@ -60,37 +112,28 @@ def choose_tables(
     splits: Sequence[str],
     wanted: Wanted,
     kinds: Sequence[str] = TABLES,
-    name: str = "",
 ) -> list[list[Path]]:
     """The files of the task's table in a folder, those of one split in one list; an empty list where it has no table.
 
-    Among several datasets it is the one whose folder is called `name`. Only files of these `kinds` are looked into:
-    COCO's annotations are .json, too, and each is one large object.
+    Only files of these `kinds` are looked into: COCO's annotations are .json, too, and each is one large object. Where
+    there is no table, zips that hold one are taken.
 
     Of files that don't have the `wanted` columns all are returned: whoever reads them says what is missing. DataError
     where the folder has only several other splits than those of the task.
     """
-    if name and (clone := _find_folder(folder, name)) is not None:
-        folder = clone
-    found = tables_below(folder)
+    found = tables_below(folder) or [path for path in files_below(folder, [ARCHIVE]) if _may_hold(path, wanted)]
     own, listed = _listed_by_readme(folder, config, splits)
     chosen = [path for path in found if path in listed]
     if not chosen:
         own_files = [path for path in found if path in own] or _of_config(folder, found, config)
         chosen = _of_split(folder, own_files, splits)
-    chosen = _of_kind(chosen, wanted, kinds)
+    chosen = _of_kind(chosen, wanted, (*kinds, ARCHIVE))
     if left := [path for path in found if path not in chosen]:
         log.info("%s: read: %s; left alone: %s", folder, _list_names(folder, chosen), _list_names(folder, left))
     by_split: dict[str | None, list[Path]] = {}
     for path in chosen:
         by_split.setdefault(split_of(_parts(folder, path), splits), []).append(path)
     return list(by_split.values())
-
-
-def _find_folder(folder: Path, name: str) -> Path | None:
-    """The one folder of this name right below, as a clone of a dataset has it."""
-    found = [path for path in folder.iterdir() if path.is_dir() and path.name.lower() == name.lower()]
-    return found[0] if len(found) == 1 and tables_below(found[0]) else None
 
 
 # By README.md.
@@ -162,7 +205,7 @@ def _of_config(folder: Path, files: Sequence[Path], config: str | None) -> list[
     else:
         name = config.lower()
         own = [path for path in files if name in (part.lower() for part in _parts(folder, path)[:-1])]
-        own = own or [path for path in files if name in _words(path.name)]
+        own = own or [path for path in files if any(name in _words(part) for part in _parts(folder, path))]
     return own or list(files)
 
 
@@ -183,10 +226,10 @@ def _of_split(folder: Path, files: Sequence[Path], splits: Sequence[str]) -> lis
 def split_of(parts: Sequence[str], splits: Sequence[str]) -> str | None:
     """The split that a path says: as `SPLIT-00000-of-00001`, by a folder, or in the file's name; None for none."""
     file = parts[-1].lower()
-    if shard := _SHARD.fullmatch(file):
+    if (shard := _SHARD.fullmatch(file)) and shard["split"] != _SAVED:
         return shard["split"]
     stem, own = file.partition(".")[0], {split.lower() for split in splits}
-    names = [part.lower() for part in reversed(parts[:-1])]
+    names = [part.lower().removeprefix(_PARTIAL) for part in reversed(parts[:-1])]
     found = [name for name in (stem, *names) if name in own or name in _NAMES_OF_SPLITS]
     return next(iter([*found, *(word for word in _words(stem) if word in _NAMES_OF_SPLITS)]), None)
 
@@ -200,13 +243,13 @@ def _matching(named: Mapping[_T, str], splits: Sequence[str]) -> list[_T]:
 
 
 def _words(name: str) -> list[str]:
-    return [word for word in re.split(r"[-_. ]", name.lower()) if word]
+    return [word for word in re.split(r"[-_. /]", name.lower()) if word]
 
 
 def _of_kind(files: Sequence[Path], wanted: Wanted, kinds: Sequence[str]) -> list[Path]:
     """Of the first kind of which files hold the wanted columns, these; all files where none do."""
     for kind in kinds:
-        if found := [path for path in files if path.suffix.lower() == kind and _may_hold(path, wanted)]:
+        if found := [path for path in files if kind_of(path) == kind and _may_hold(path, wanted)]:
             return found
     return list(files)
 
@@ -216,7 +259,7 @@ def _may_hold(path: Path, wanted: Wanted) -> bool:
     try:
         return wanted(columns(path))
     except DataError:
-        return path.suffix.lower() != ".json"  # as many a .json beside a table is none
+        return kind_of(path) not in (".json", ARCHIVE)  # as many a .json or zip beside a table is none
 
 
 def _parts(folder: Path, path: Path) -> tuple[str, ...]:

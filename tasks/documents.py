@@ -31,11 +31,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from support.errors import BenchmarkDataError, DataError, first_line
 from support.image_cells import Find
-from support.image_folders import ImageTree
-from support.images import PromptImage, encoded, picture
-from support.records import PARQUET, Record, check_parquet, columns, read
+from support.image_folders import ImageTree, there
+from support.image_names import AMBIGUOUS
+from support.images import ImageRef, PromptImage, encoded, picture
+from support.records import ARROW, PARQUET, Record, check_parquet, columns, read
 from tasks.columns import needed_columns, read_columns, shown
-from tasks.data_files import TABLES, choose_tables, tables_below
+from tasks.data_files import TABLES, UNREAD, choose_tables, find_dataset, kind_of, tables_below, unread_below
 from tasks.data_folder import sources_of, stored
 from tasks.hub_data import fetch_folder, fetch_tables
 from tasks.table_pictures import FILE_COLUMNS, IMAGE, image_column, keys_of_rows, with_picture_keys
@@ -129,6 +130,14 @@ def load(**metadata: Any) -> "dict[str, Dataset]":
     return {"test": found}
 
 
+def _find_image_column(source: DocumentSource, names: Sequence[str]) -> str | None:
+    """The column with the pictures; BenchmarkDataError where a task needs it and there is none: nothing would be
+    shown."""
+    if (column := image_column(names)) is None:
+        _check_columns(source, [*names, *(own for own, other in source.other_names.items() if other in names)])
+    return column
+
+
 def _check_columns(source: DocumentSource, names: Sequence[str]) -> None:
     missing = [name for name in needed_columns(source.columns) if name not in names]
     if missing:
@@ -209,6 +218,8 @@ def _read_local(source: DocumentSource, path: Path) -> "Dataset":
         raise BenchmarkDataError(f"{source.task}: --data {path}: no such file or folder")
     find = ImageTree(path if path.is_dir() or path.suffix == ".zip" else path.parent, beside=True).find
     try:
+        if path.is_dir() and (own := _find_own_folder(source, path)) is not None:
+            return _read_files(source, own, _first_found(ImageTree(own, beside=True).find, find))
         return _read_files(source, path, find)
     except BenchmarkDataError:
         raise
@@ -217,22 +228,39 @@ def _read_local(source: DocumentSource, path: Path) -> "Dataset":
         raise BenchmarkDataError(f"{source.task}: {where}{error}") from error
 
 
+def _find_own_folder(source: DocumentSource, folder: Path) -> Path | None:
+    """The task's dataset in a folder of several; None where it is not told by names."""
+    ids = [source.task, source.data, *([source.moved_to] if source.moved_to else [])]
+    return find_dataset(folder, ids, None if source.rows_from else partial(_has_columns, source))
+
+
+def _first_found(near: Find, far: Find) -> Find:
+    """What the dataset's own folder has of a name, else what the folder around it has, such as COCO's pictures."""
+
+    def find(name: str) -> ImageRef:
+        found = near(name)
+        return found if there(found) or found.problem == AMBIGUOUS else far(name)
+
+    return find
+
+
 def _read_files(source: DocumentSource, path: Path, find: Find) -> "Dataset":
     """Raises DataError, OSError or ValueError that do not name the task."""
     tables = _choose_tables(source, path) if path.is_dir() else [[path]]
     files = [file for part in tables for file in part]
-    kinds = {file.suffix.lower() for file in files}
+    kinds = {kind_of(file) for file in files}
     if len(files) == 1 and (kit := _kit_table(source, files[0])) is not None:
         rows = list(islice(read(files[0], strict=True), MAX_ROWS + 1))
         _check_number(source, len(rows))
         return _dataset_of_rows(source, kit.rows(rows, files[0]), find)
     if (reader := _own_reader(source, path, files)) is not None:
         return _dataset_of_rows(source, _rows_reader(reader)(path), find)
-    if not files:
-        raise DataError(f"{path}: no {', '.join(TABLES)} file in it")
+    if not files or kinds & {*UNREAD}:
+        packed = ", ".join(file.name for file in (files or unread_below(path))[:4])
+        raise DataError(f"{path}: no {', '.join(TABLES)} file in it{f'; unpack {packed}' if packed else ''}")
     if len(kinds) > 1:
         raise DataError(f"{path}: tables of several kinds ({', '.join(sorted(kinds))}); name one of them")
-    if kinds == {PARQUET}:
+    if kinds <= {PARQUET, ARROW}:
         found = _read_parquet(source, tables, find)
     else:
         rows = list(islice((row for file in files for row in read(file, strict=True)), MAX_ROWS + 1))
@@ -256,14 +284,14 @@ def _choose_tables(source: DocumentSource, folder: Path) -> list[list[Path]]:
     named = [file for file in tables_below(folder) if kit and file.name in kit.files]
     has_own = source.rows_from is not None or source.rows_from_folder is not None
     kinds = [kind for kind in TABLES if not (has_own and kind == ".json")]
-    wanted, name = partial(_has_columns, source), source.data.rpartition("/")[2]
+    wanted = partial(_has_columns, source)
     try:
-        found = choose_tables(folder, config=source.config, splits=source.splits, wanted=wanted, kinds=kinds, name=name)
+        found = choose_tables(folder, config=source.config, splits=source.splits, wanted=wanted, kinds=kinds)
     except DataError:
         if len(named) != 1:
             raise
         return [named]
-    others = [file for part in found for file in part if file.suffix.lower() in kinds and file not in named]
+    others = [file for part in found for file in part if kind_of(file) in kinds and file not in named]
     is_hubs = any(file.suffix.lower() != ".tsv" and _file_has_columns(source, file) for file in others)
     return [named] if len(named) == 1 and not is_hubs else found
 
@@ -290,7 +318,11 @@ def _own_reader(source: DocumentSource, path: Path, files: Sequence[Path]) -> st
     """The function that reads the task's own layout, where that is what a path holds and not the hub's table."""
     kinds = {file.suffix.lower() for file in files}
     if source.rows_from is not None:
-        is_table = kinds == {PARQUET} and (path.is_file() or any(_file_has_columns(source, file) for file in files))
+        is_table = (
+            kinds
+            and kinds <= {PARQUET, ARROW}
+            and (path.is_file() or any(_file_has_columns(source, file) for file in files))
+        )
         return None if is_table else source.rows_from
     return source.rows_from_folder if path.is_dir() and kinds <= {".json"} else None
 
@@ -307,11 +339,15 @@ def _read_parquet(source: DocumentSource, tables: Sequence[Sequence[Path]], find
     from datasets import concatenate_datasets, load_dataset
     from datasets.exceptions import DatasetsError
 
-    _check_number(source, sum(check_parquet(file) for part in tables for file in part))
+    shards = [file for part in tables for file in part]
+    _check_number(source, sum(check_parquet(file) for file in shards if file.suffix.lower() == PARQUET))
     parts = []
     for files in tables:
+        if len({tuple(sorted(columns(file))) for file in files}) > 1:
+            raise DataError(f"{_list_files(files)}: their columns differ; name the folder of one dataset")
         try:
-            table = load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+            builder = files[0].suffix.lower().removeprefix(".")
+            table = load_dataset(builder, data_files=[str(file) for file in files], split="train")
         except DatasetsError as error:
             raise DataError(f"{_list_files(files)}: not shards of one table: {first_line(error)}") from None
         parts.append(_dataset_of_table(source, table, find))
@@ -332,7 +368,7 @@ def _dataset_of_rows(source: DocumentSource, rows: list[Record], find: Find) -> 
     from datasets import Dataset
 
     names = list(dict.fromkeys(name for row in rows for name in row))
-    keys = keys_of_rows(source.task, rows, image_column(names), find)
+    keys = keys_of_rows(source.task, rows, _find_image_column(source, names) if rows else None, find)
     columns: dict[str, Sequence[Any]] = {name: [row.get(name) for row in rows] for name in names} | {IMAGE: keys}
     return Dataset.from_dict({name: _of_one_type(cells) for name, cells in _read_declared(source, columns).items()})
 
@@ -350,6 +386,7 @@ def _of_one_type(cells: Sequence[Any]) -> Sequence[Any]:
 
 def _dataset_of_table(source: DocumentSource, table: "Dataset", find: Find) -> "Dataset":
     """A datasets table whose image column has become keys; the bytes stay in the memory-mapped file."""
+    _find_image_column(source, table.column_names)
     table = with_picture_keys(source.task, table, find)
     if source.kinds is None:
         _check_columns(source, table.column_names)

@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IMAGE: Final = "image"
-FILE_COLUMNS: Final = ("image", "imagename", "image_name", "image_path", "file_name", "filename", "image_file")
+FILE_COLUMNS: Final = (
+    "image",
+    "imagename",
+    "image_name",
+    "image_path",
+    "file_name",
+    "filename",
+    "image_file",
+    "images",
+    "img",
+)
 """What tables call the column with the image or its file."""
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from support.errors import AnswerFileError
 from tasks.answer_files import Answered, OfficialAnswers, keep_once, read_fields, read_rows
 from tasks.columns import shown
+from tasks.data_files import files_below
 from tasks.judges.protocol import JudgeReply, JudgeSession, as_data, fill, scores_replies, template
 from tasks.metric import Metric, mean_of
 
@@ -108,7 +109,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
     found: list[dict[str, Any]] = []
     of_two = 0
-    for file in sorted(file for file in folder.rglob("*.jsonl") if file.name.lower() != OF_A_MODEL):
+    for file in [file for file in files_below(folder, [".jsonl"]) if file.name.lower() != OF_A_MODEL]:
         subset = file.parent.relative_to(folder).as_posix()
         # Jailbreak2 asks about the pictures of Jailbreak.
         places = dict.fromkeys((file.parent, file.parent.with_name(file.parent.name.rstrip("0123456789") or ".")))

@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-import runpy
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,8 @@ from support.errors import BenchmarkDataError
 from tasks.data_files import choose_tables
 from tasks.documents import load
 from tasks.registry import registry
+from tests.harness.true_layouts import make_layouts
 from tests.tasks.table_rows import PICTURE, ROWS, Row, load_metadata
-
-LAYOUTS = Path(__file__).parents[2].parent / "shared" / "layouts" / "make_data.py"
 
 DEFAULT_AND_FULL = """---
 configs:
@@ -241,22 +238,13 @@ def test_links_of_the_hubs_cache_are_tables(tmp_path: Path) -> None:
 
 def test_an_empty_folder_has_no_table(tmp_path: Path) -> None:
     assert choose_tables(tmp_path, config=None, splits=["test"], wanted=lambda names: True) == []
-    with pytest.raises(BenchmarkDataError, match=r"no \.parquet, \.jsonl"):
+    with pytest.raises(BenchmarkDataError, match=r"no \.parquet, \.arrow, \.jsonl"):
         questions("mmvet", tmp_path)
 
 
 @pytest.fixture(scope="module")
 def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not LAYOUTS.is_file():
-        pytest.skip("no folder `shared` beside the checkout")
-    folder = tmp_path_factory.mktemp("layouts")
-    before = sys.argv
-    sys.argv = [str(LAYOUTS), str(folder)]
-    try:
-        runpy.run_path(str(LAYOUTS))
-    finally:
-        sys.argv = before
-    return folder
+    return make_layouts(tmp_path_factory.mktemp("layouts"))
 
 
 TRUE_LAYOUTS = {

@@ -116,7 +116,7 @@ def test_what_is_missing_is_named(folder: Path, rows: list[dict[str, str]]) -> N
     assert len(load(folder, rows=9000, partial_data=True)) == 2
     with pytest.raises(BenchmarkDataError, match=r"probes: --data .*nothing: no such file or folder"):
         load(folder / "nothing")
-    with pytest.raises(BenchmarkDataError, match=r"no \.parquet, \.jsonl"):
+    with pytest.raises(BenchmarkDataError, match=r"no \.parquet, \.arrow, \.jsonl"):
         load(folder / "pictures")
     table.write_text('{"question": ', encoding="utf-8")
     with pytest.raises(BenchmarkDataError, match=r"probes: .*t\.jsonl, line 1: not JSON"):
