@@ -10,6 +10,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import date
 from typing import Any, Final, TypeAlias
 
 from support.errors import HarnessError, JudgeError, one_line
@@ -208,6 +209,8 @@ class PaidReplies:
             self._new.add(request.key)
         self.served |= {reply.served} - {NOT_SAID}
         self.last_served = reply.served if reply.served != NOT_SAID else self.last_served
+        if reply.served != self.model and (warning := prices.retired(reply.served, date.today())):
+            self._tell_once(logging.WARNING, warning)
         self.servers.add(self.server.shown)
         self.asked_by_task[request.label] |= {asked} - {""}
 

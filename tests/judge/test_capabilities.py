@@ -16,6 +16,9 @@ from tasks.judges.capabilities import OVERRIDE, capabilities_of, host_of
         ("GPT-5.4", "", "", "openai-reasoning-5-1"),
         ("gpt-5-chat-latest", "", "", "openai-chat"),
         ("gpt-4.1-2025-04-14", "", "", "openai-chat"),
+        ("ft:gpt-4o-2024-08-06:us::x", "", "", "openai-chat"),
+        ("gpt-5.10-chat-latest", "", "", "openai-chat"),
+        ("us.anthropic.claude-opus-4-8-v1:0", "", "", "claude"),
         ("gpt-9", "api.openai.com", "", "openai"),
         ("my-deployment", "me.openai.azure.com", "", "azure"),
         ("claude-opus-4-8", "api.anthropic.com", "", "anthropic"),
@@ -44,6 +47,11 @@ def test_what_is_ignored_or_refused_is_not_settable() -> None:
     assert [name for name, value in ignored.items() if anthropic.setting(name, value) is not False] == []
     assert [anthropic.setting("temperature", value) for value in (0.0, 1.0, 1.5)] == [True, True, False]
     assert capabilities_of("claude-opus-4-8", "api.anthropic.com").setting("temperature", 0.0) is False
+
+
+@pytest.mark.parametrize("name", ("anthropic/claude-opus-4.8", "eu.anthropic.claude-opus-4-7-v1:0"))
+def test_a_model_is_the_same_by_the_names_of_routers(name: str) -> None:
+    assert capabilities_of(name).setting("temperature", 0.0) is False
 
 
 def test_of_an_unknown_model_the_server_decides_all_but_the_usual() -> None:

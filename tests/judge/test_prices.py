@@ -11,6 +11,7 @@ from tasks.judges import prices
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Sampling
+from tests.judge.reply_makers import body, judge_of, prompts
 
 
 def test_a_price_is_per_million_tokens_and_half_in_a_batch() -> None:
@@ -178,6 +179,16 @@ def test_a_judge_that_was_shut_down_is_told() -> None:
     assert prices.retired("gpt-4-0314", date(2024, 1, 1)) is None
     assert prices.retired("gpt-4o-2024-11-20", date(2026, 1, 1)) is None
     assert "is to be shut down on 2027-01-14" in str(prices.retired("gpt-4o-2024-11-20", date(2026, 11, 21)))
+
+
+def test_an_alias_is_told_by_the_model_that_answered(
+    server: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.answer = lambda request: (200, body(over={"model": "gpt-4-0314"}))
+    judge = judge_of(server, tmp_path)
+    assert None not in judge.ask_many(prompts(3))
+    shut_down = "m: gpt-4-0314 was shut down on 2024-06-13: its scores can't be re-run"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [shut_down]
 
 
 def test_the_users_table_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
