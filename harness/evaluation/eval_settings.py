@@ -108,7 +108,7 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
     if task.official_judge and judge.model != task.official_judge:
         facts["official judge"] = task.official_judge
     if isinstance(judge, OpenAIJudge) and (images := judge.settings.images_in_words()):
-        facts["judge image"] = images if task.name in judge.shown else NO_IMAGE
+        facts["judge image"] = images if judge.shown.get(task.name) else NO_IMAGE
     if isinstance(judge, OpenAIJudge):
         otherwise = judge.client.asked_by_task.get(task.name, set())
         facts |= {"judge parameters": "; ".join(sorted(otherwise))} if otherwise else {}

@@ -78,8 +78,8 @@ class OpenAIJudge:
         self.identity = server.identity if known_as is None else _identify(known_as, model)
         """What names the server in the ledger."""
         more: dict[str, Any] = {"ledger": ledger, "budget": budget, "settings": self.settings}
-        self.shown: set[str] = set()
-        """Tasks of which a question had an image."""
+        self.shown: dict[str, bool] = {}
+        """Whether a question had an image, by task."""
         asked, takes = self.settings.asked(), capabilities_of(model, server.known_host, kind)
         check_taken(model, takes, {how: (name, value) for name, (value, how) in asked.items()})
         self.client = ChatClient(model, server, identity=self.identity, **more)
@@ -108,7 +108,7 @@ class OpenAIJudge:
     def tell_reuse(self, label: str) -> None:
         """Log how many replies since the last time were kept ones, and when they were asked for; and what of settings
         did not act."""
-        if not self.shown & {label, ""} and (images := self.settings.images_in_words()):
+        if self.shown.get(label) is False and (images := self.settings.images_in_words()):
             log.warning("%s: %s: did not act: no question to the judge has an image", label, images)
         if told := self.client.reused.take("reply", "replies"):
             log.info("%s: %s of the judge %s", label, told, self.model)
@@ -167,8 +167,8 @@ class OpenAIJudge:
         tokens = prices.text_tokens(prompt) + prices.text_tokens(sampling.system or "")
         content: Any = prompt
         named_image: Mapping[str, Any] | None = None
+        self.shown[label] = self.shown.get(label, False) or image is not None
         if image is not None:
-            self.shown.add(label)
             shown = image_part(self.model, image, self.settings.detail, self.settings.image_side)
             content = [{"type": "text", "text": prompt}, shown.part]
             named_image, tokens = shown.named, tokens + shown.tokens

@@ -77,6 +77,19 @@ def test_settings_of_images_are_recorded_where_one_was_shown(server: Any, tmp_pa
     assert server.log[0]["messages"][0]["content"][1]["image_url"]["detail"] == "low"
 
 
+def test_settings_of_images_that_did_not_act_are_told_where_something_was_asked(
+    server: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.answer = lambda request: (200, body("Rating: 4"))
+    judge = made(server.url, tmp_path, "gpt-4o", image_side=8)
+    judge.ask_many([("Rate.", Image.new("RGB", (8, 8)))], label="vlfeedback")
+    judge.ask_many(prompts(1), label="mmvet")
+    for label in ("vlfeedback", "mmvet", "all of it was rated before"):
+        judge.tell_reuse(label)
+    told = [record.getMessage() for record in caplog.records if "did not act" in record.message]
+    assert [line.partition(":")[0] for line in told] == ["mmvet"]
+
+
 def test_what_the_ledger_kept_without_a_setting_is_not_claimed(server: Any, tmp_path: Path) -> None:
     judge = made(server.url, tmp_path, "m", seed=7)
     judge.client.asked_by_task["mmhal"].add("without seed")  # of earlier versions
