@@ -108,7 +108,8 @@ def train_then_eval_command(
     layout = _find_layout(found, folder, training, dry_run)
     if dry_run:
         _check_judge(rater, found)
-        return _print_steps(context, found, folder, training, layout, limit)
+        settings = EvalSettings(data=data.of_tasks(_names_of_tasks(found)), partial_data=data.partial, limit=limit)
+        return _print_steps(context, found, folder, training, layout, (rater, settings))
     if layout is not None and training.slurm is not None and not is_launched():
         return submit_command(context, folder, layout, training.slurm, dry_run=False)
     from harness.runs.needs import require_run_ready
@@ -197,12 +198,21 @@ def _print_steps(
     folder: Path,
     training: TrainingOptions,
     layout: "Layout | None",
-    limit: int | None,
+    scored_by: "tuple[Judge, EvalSettings]",
 ) -> int:
     """Print what --dry-run says."""
+    from harness.runs.checkpoint_selection import tasks_of
     from harness.runs.plan import steps_of
+    from harness.runs.run_folder import keep_own_scoring
+    from harness.runs.scoring_cost import cost_of_scoring, planned_scoring, rate_here
 
-    print_plan(f"{recipe.name}: {recipe.trainer} on {recipe.base}", steps_of(recipe, limit), folder)
+    judge, settings = scored_by
+    recipe = keep_own_scoring(folder, recipe)
+    tasks = tasks_of(recipe)
+    cost = cost_of_scoring(tasks, judge, settings, rate_here(recipe.base, tasks, folder))
+    planned = planned_scoring(recipe.training, None, control=recipe.control and recipe.trainer != "sft")
+    steps = steps_of(recipe, settings.limit, cost.words(planned))
+    print_plan(f"{recipe.name}: {recipe.trainer} on {recipe.base}", steps, folder)
     if layout is not None and training.slurm is not None:
         return submit_command(context, folder, layout, training.slurm, dry_run=True)
     if layout is not None and layout.needs_launch:

@@ -59,6 +59,7 @@ def watch_command(
     from harness.evaluation.preflight import require_ready
     from harness.models.load import register
     from harness.models.spec import find
+    from harness.runs.scoring_cost import scoring_words
     from harness.runs.scoring_queue import Scoring
     from harness.runs.watch import watch
     from leaderboards.board.board import Board
@@ -87,6 +88,7 @@ def watch_command(
             remote_code=settings.trust_remote_code,
             adapters_base=settings.model_base,
         )
+        log.info(scoring_words(scoring, folder))
         reporter = _Reporter(folder, out, scoring, base)
         text = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
     print(json.dumps(watched.to_json()) if as_json else text)

@@ -18,7 +18,7 @@ from support.errors import USAGE, InputError, RunError
 from support.files import atomic_write_text
 from support.parsing import parse_json, parse_object
 from trainers.cluster.launch import Layout
-from trainers.training.checkpoints import NOTE, Checkpoint, QuietPeriod, find_complete_checkpoints
+from trainers.training.checkpoints import NOTE, Checkpoint, QuietPeriod, find_complete_checkpoints, scored_at
 from trainers.training.checkpoints import STOPPED as ENDED
 from trainers.training.job import Job, trainer
 
@@ -119,7 +119,10 @@ class _ScoreBetweenSaves:
     def __call__(self, checkpoint: Checkpoint) -> bool:
         """False once a probe became worse."""
         note = parse_json((checkpoint.path / NOTE).read_text(encoding="utf-8"))
-        if note["step"] == note.get("steps") or self.scoring.after_training:
+        steps = note.get("steps")
+        if note["step"] == steps or self.scoring.after_training:
+            return True
+        if steps is not None and note["step"] not in scored_at(steps, self.job.recipe.training):
             return True
         with _keep_random_state():
             try:
@@ -140,6 +143,7 @@ class _ScoreBetweenSaves:
         planned (Bonferroni)."""
         training = self.job.recipe.training
         planned = -(-steps // training.save_steps) if training.save_steps else training.checkpoints
+        planned = min(planned, training.score_checkpoints or planned)
         looks = planned * len(self.probes)
         scores = Scores(self.scoring.board)
         for alarm in find_probes_without_value(scores, self.probes, [checkpoint.path.as_posix()]):

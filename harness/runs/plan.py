@@ -33,8 +33,8 @@ def training_steps(recipe: PreferenceRecipe, dataset: PreferenceFile, world: int
     ]
 
 
-def steps_of(recipe: PreferenceRecipe, limit: int | None) -> list[str]:
-    """One line a stage."""
+def steps_of(recipe: PreferenceRecipe, limit: int | None, scoring: str) -> list[str]:
+    """One line a stage; `scoring` says what the scoring of checkpoints takes."""
     data, training = recipe.data, recipe.training
     documents = f" ({limit} documents each)" if limit else ""
     steps = [f"score {recipe.base} on {', '.join(recipe.tasks)}{documents}"]
@@ -56,10 +56,4 @@ def steps_of(recipe: PreferenceRecipe, limit: int | None) -> list[str]:
     steps.append(f"{recipe.trainer}: batches of {training.batch_size}, {numbers}")
     if recipe.control:
         steps.append("the same by SFT on the chosen answers, as control")
-    when = (
-        f"every checkpoint, one each {training.save_steps} steps"
-        if training.save_steps
-        else f"{training.checkpoints} checkpoints"
-    )
-    scored = f"score {when}{' and the last of the control' if recipe.control else ''}"
-    return [*steps, scored, "verdicts, best checkpoint, model cards, report.md with its plot"]
+    return [*steps, f"score checkpoints: {scoring}", "verdicts, best checkpoint, model cards, report.md with its plot"]

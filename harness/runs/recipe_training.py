@@ -79,7 +79,7 @@ def train_recipe(
     from harness.models.fetch import fetch
     from harness.models.load import register
     from harness.models.spec import find
-    from harness.runs.run_folder import claim, hold_run_folder
+    from harness.runs.run_folder import claim, hold_run_folder, keep_own_scoring
     from support.stages import Stages
     from trainers.data.image_hashes import IMAGE_FACTS, shared_cache
     from trainers.data.read_preferences import read_preferences
@@ -87,6 +87,7 @@ def train_recipe(
 
     register()
     with hold_run_folder(folder), Stages():
+        recipe = keep_own_scoring(folder, recipe)
         claim(folder, recipe)
         spec = fetch(find(recipe.base, remote_code=remote_code, base=adapters_base))
         spec, name = merge_adapter(spec, recipe.base, folder)

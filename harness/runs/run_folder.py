@@ -5,12 +5,13 @@ with hold_run_folder(folder):
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from support.errors import InputError, RunError
 from support.files import atomic_write_text, check_regular_files, file_lock
@@ -22,7 +23,11 @@ from trainers.training.base_note import MERGED
 from trainers.training.checkpoints import read_note
 
 if TYPE_CHECKING:
-    from trainers.config.recipe import PreferenceRecipe, PretrainingRecipe
+    from trainers.config.recipe import PreferenceRecipe, PretrainingRecipe, Recipe
+
+R = TypeVar("R", bound="Recipe")
+
+log = logging.getLogger(__name__)
 
 NAMED: Final = 4
 """Settings that a refusal names."""
@@ -30,6 +35,7 @@ MADE: Final = ("checkpoint-*", "*/checkpoint-*", "log.jsonl", "stopped.json", "d
 """Files of a run folder that belong to one recipe and took work. Scores are of no recipe: each says what it is of."""
 DERIVED: Final = (f"{IMAGE_FACTS}*", "leaks.json")
 """Those among them that are made again in no time."""
+SCORED: Final = "score_checkpoints"
 CLAIM: Final = "run.json"
 LEFT: Final = (CLAIM, "data.json", "left_out.json")
 """Files that a start writes before there is anything."""
@@ -95,6 +101,22 @@ def claim(folder: Path, recipe: "PreferenceRecipe | PretrainingRecipe", limit: i
         raise InputError(
             f"{folder} holds a run of recipe {name!r} with other settings{which}; choose another --out or remove it"
         )
+
+
+def keep_own_scoring(folder: Path, recipe: R) -> R:
+    """The recipe, with as many checkpoints to score as the folder's run began with if it differs in nothing else, such
+    as a run of a recipe's earlier version."""
+    try:
+        held = parse_json((folder / CLAIM).read_text(encoding="utf-8"))["recipe"]
+        differences = find_differences(held, recipe.model_dump(mode="json"))
+        count = held["training"].get(SCORED)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return recipe  # `claim` tells
+    training = recipe.training
+    if training is None or len(differences) != 1 or not differences[0].startswith(f"training.{SCORED}:"):
+        return recipe
+    log.info("%s: goes on as it began: %s", folder, differences[0])
+    return recipe.model_copy(update={"training": training.model_copy(update={SCORED: count})})
 
 
 def _made_in(folder: Path) -> Iterator[Path]:

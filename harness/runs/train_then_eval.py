@@ -30,7 +30,8 @@ from harness.runs.image_use_checks import STAGE, ImageUseChecks, check_image_use
 from harness.runs.interim_scoring import Processes, find_probes_without_value, train_and_score
 from harness.runs.outcome import CONTROL, Outcome, Stop, panel_verdicts
 from harness.runs.recipe_training import base_to_train, merge_adapter
-from harness.runs.run_folder import claim, hold_run_folder
+from harness.runs.run_folder import claim, hold_run_folder, keep_own_scoring
+from harness.runs.scoring_cost import cost_of_scoring, planned_scoring, rate_of
 from harness.runs.scoring_queue import Scoring, describe_error
 from harness.runs.training_alarms import (
     Alarm,
@@ -56,7 +57,14 @@ from trainers.config.recipe import PreferenceRecipe
 from trainers.data.chat import TOKENS_VERSION
 from trainers.data.image_hashes import IMAGE_FACTS
 from trainers.training.adapters import PARTS
-from trainers.training.checkpoints import Checkpoint, QuietPeriod, find_complete_checkpoints
+from trainers.training.checkpoints import (
+    Checkpoint,
+    FoundCheckpoint,
+    QuietPeriod,
+    find_complete_checkpoints,
+    scored_at,
+    total_steps,
+)
 from trainers.training.job import Job
 
 log = logging.getLogger(__name__)
@@ -90,12 +98,14 @@ def train_then_eval(
     limit = None if settings is None else settings.limit
     recipe = recipe if limit is None else _limit(recipe, limit)
     with hold_run_folder(out), server or nullcontext():
+        recipe = keep_own_scoring(out, recipe)
         claim(out, recipe, limit)
         register()
         scored = replace(settings or EvalSettings(), seed=recipe.seed)
         run = _Run(recipe, out, judge, tasks, probes, scored, remote_code=remote_code, server=server)
         run.score_base()
         data = prepare_training_data(recipe, out, judge, tasks, run.seconds, scored, remote_code=remote_code)
+        run.announce_scoring(data)
         arms, stop = run.train_arms(data, layout)
         failed = run.score_checkpoints(arms)
         checkpoints = run.list_checkpoints(arms)
@@ -153,6 +163,21 @@ class _Run:
         for alarm in find_probes_without_value(Scores(self.board), self.probes, [self.recipe.base]):
             log.info("%s", alarm.words)
 
+    def announce_scoring(self, data: TrainingData) -> None:
+        """Say what the scoring of the checkpoints will take, before the first of them is there."""
+        recipe, training, scoring = self.recipe, self.recipe.training, self.scoring
+        planned = planned_scoring(training, total_steps(len(data.pairs), training), control=self._has_control)
+        done = {
+            entry.model for entry in self.board.entries() if Path(entry.model).parent in (self.out, self.out / CONTROL)
+        }
+        if planned.count is not None and len(done) >= planned.count:
+            return
+        if planned.count is not None and done:
+            left = planned.count - len(done)
+            planned = replace(planned, count=left, how=f"{planned.how}, {len(done)} are on the board, {left} are left")
+        rate = rate_of(recipe.base, self.tasks, [self.board])
+        log.info("%s", cost_of_scoring(self.tasks, scoring.judge, scoring.settings, rate).words(planned))
+
     def train_arms(self, data: TrainingData, layout: Layout | None) -> tuple[dict[str, Job], Stop | None]:
         """Train, and the control: the jobs by arm, and why training was stopped early."""
         recipe = self.recipe
@@ -171,7 +196,7 @@ class _Run:
         processes = None if layout is None else Processes(layout=layout, pairs=pairs, images=folder / IMAGE_FACTS)
         stop = train_and_score(job, recipe.trainer, self.scoring, self.probes, self.seconds, processes)
         arms = {recipe.trainer: job}
-        if recipe.control and recipe.trainer != "sft" and stop is None:  # a control of other length would tell nothing
+        if self._has_control and stop is None:  # a control of other length would tell nothing
             arms["sft"] = _control_of(job)
             train_and_score(arms["sft"], "sft", self.scoring, [], self.seconds, processes)
         return arms, stop
@@ -182,7 +207,7 @@ class _Run:
         if self.scoring.after_training:
             self._score(self.base, self.recipe.base)
         for job in arms.values():
-            for found in find_complete_checkpoints(job.out, QuietPeriod(0))[0]:
+            for found in _find_to_score(job):
                 name = found.path.as_posix()
                 try:
                     self._score(self.scoring.fetch(found.path), name)
@@ -200,7 +225,7 @@ class _Run:
         """The checkpoints of all arms, those too that were scored and removed by the trainer since."""
         checkpoints = []
         for arm, job in arms.items():
-            steps = {found.path: found.step for found in find_complete_checkpoints(job.out, QuietPeriod(0))[0]}
+            steps = {found.path: found.step for found in _find_to_score(job)}
             for entry in self.board.entries():
                 path = Path(entry.model)
                 number = path.name.removeprefix("checkpoint-")
@@ -298,6 +323,10 @@ class _Run:
         atomic_write_text(path, json.dumps({"of": key, "found": found.to_json()}, indent=1))
         return found
 
+    @property
+    def _has_control(self) -> bool:
+        return self.recipe.control and self.recipe.trainer != "sft"
+
     def _waits(self, server: ServerHost | None) -> bool:
         """Whether a server is started once, after the training: it would hold memory that training needs."""
         if server is None or server.settings.keep:
@@ -317,6 +346,13 @@ class _Run:
 
     def _of_main_arm(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         return [checkpoint for checkpoint in checkpoints if checkpoint.arm == self.recipe.trainer]
+
+
+def _find_to_score(job: Job) -> list[FoundCheckpoint]:
+    """The checkpoints of an arm that are to be scored, and the last one there is: training may have ended early."""
+    found = find_complete_checkpoints(job.out, QuietPeriod(0))[0]
+    training = job.recipe.training
+    return [one for one in found if one.of is None or one.step in scored_at(one.of, training) or one is found[-1]]
 
 
 def _limit(recipe: PreferenceRecipe, limit: int) -> PreferenceRecipe:

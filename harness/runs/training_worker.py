@@ -24,7 +24,7 @@ from trainers.data.image_hashes import shared_cache
 from trainers.data.pair_formats import read_pairs
 from trainers.data.read_preferences import digest, read_preferences
 from trainers.data.rows import Preference
-from trainers.training.checkpoints import NOTE, STOPPED, Checkpoint
+from trainers.training.checkpoints import NOTE, STOPPED, Checkpoint, scored_at
 from trainers.training.job import Job, trainer
 
 PROCESSES: Final = "processes"
@@ -93,7 +93,7 @@ def train_arm(folder: Path) -> None:
         note=handed["note"],
     )
     if handed["pauses"]:
-        job = replace(job, saved=_is_last)
+        job = replace(job, saved=lambda checkpoint: _goes_on(checkpoint, recipe))
     with Stages():
         trainer(handed["arm"])(job)
     if handed["pauses"] and rank() == 0:
@@ -114,6 +114,7 @@ def _read_pairs(
         return found.train, found.held_out, found.digest
 
 
-def _is_last(checkpoint: Checkpoint) -> bool:
+def _goes_on(checkpoint: Checkpoint, recipe: PreferenceRecipe) -> bool:
+    """True at the last checkpoint, and at those that are not scored: nothing waits for them."""
     note = json.loads((checkpoint.path / NOTE).read_text(encoding="utf-8"))
-    return bool(note["step"] == note["steps"])
+    return note["step"] == note["steps"] or note["step"] not in scored_at(note["steps"], recipe.training)

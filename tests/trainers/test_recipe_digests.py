@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trainers.config.recipe import find_recipe, known_recipes
+from trainers.config.recipe import find_recipe, known_recipes, preference_recipe
 
 TRAINING = {"learning_rate": 1e-3, "batch_size": 4}
 LORA = {"r": 4, "alpha": 8, "targets": "x", "rslora": True, "init": "pissa"}
@@ -34,55 +34,55 @@ BUILT = {
     **PAIRS,
 }
 DIGESTS: list[tuple[str, Mapping[str, Any], str, str]] = [
-    ("dpo-longest", {}, "59562e095bbd33f2", "8a38b040ef5c84ac"),
-    ("dpo-strongest", {}, "cf1c618cc4b0a709", "efdc769114a0625c"),
-    ("mdpo", {}, "d1b22d76a7256aa5", "5f2fbbf2d4734fd8"),
-    ("povid-stage1", {}, "b2375207465e7495", "3854b01096adc5fa"),
-    ("povid-stage2", {}, "a8bbc7988f1d08c1", "8b9097295198204d"),
+    ("dpo-longest", {}, "1021ce7e9cccd6da", "1d5078ead61a2138"),
+    ("dpo-strongest", {}, "af2991a760554627", "f655d4af70cc9361"),
+    ("mdpo", {}, "d1b22d76a7256aa5", "820b21613ea47884"),
+    ("povid-stage1", {}, "82c76beec1ce6d7d", "d7049a441fdee8c5"),
+    ("povid-stage2", {}, "f36db88af0beb429", "1552ddc99e5b65ec"),
     ("scenes-base", {}, "ade230b7fa8033f5", "b47f5dff8726a1b9"),
-    ("scenes-demo", {}, "cfda711064ca0750", "71a34b2a79aac031"),
-    ("sft-best", {}, "642505b603c4d280", "e06eb907aec1d849"),
-    ("silkie-llava", {}, "6e7d6ad7b5da0a2b", "344cbfd2a68299da"),
-    ("silkie-qwen2.5-vl", {}, "04dd0cbcb908c332", "ec4888d74b0f7345"),
-    ("silkie", {}, "f1249b3c8d7080ad", "d769f513f6d05d8a"),
-    ("silkie", {"seed": 5}, "7ca51c95e8d83c97", "b38a4bafe1d0308a"),
+    ("scenes-demo", {}, "cfda711064ca0750", "b84a3432693a0af7"),
+    ("sft-best", {}, "a94ee935f29ef4d9", "5ed62d329900226b"),
+    ("silkie-llava", {}, "bdd51cda889aaf4d", "eec1f84611c4ed73"),
+    ("silkie-qwen2.5-vl", {}, "dd62dbfa6fb83416", "8f0475114dd391bf"),
+    ("silkie", {}, "2b475c711698da9c", "5528b963f019e1ae"),
+    ("silkie", {"seed": 5}, "44618b0449223773", "b3e5f6240f0677cb"),
     (
         "silkie",
         {"tasks": ["mmhal"], "panel": ["amber.f1"], "curves": ["amber.f1"], "control": True},
-        "ea8d124975247492",
-        "a4b3486c3b3d3a64",
+        "e33450cf95c6e6ab",
+        "c04cf1e62db4b5c8",
     ),
-    ("silkie", {"dataset": READ}, "a46e97e4f3ec6a28", "f57f6e12dc5488b0"),
+    ("silkie", {"dataset": READ}, "6d7d81fb92d512a1", "50779e1a3f69d4c1"),
     (
         "silkie",
         {"dataset": {"read": "x", "rule": "strongest", "strongest": "GPT-4V", "limit": 5, "image_tokens": "drop"}},
-        "2b3b6361a802e0f4",
-        "78d37c5acb6d9960",
+        "b7a69a49b37fff54",
+        "5ecd765cda0a64e6",
     ),
-    ("scenes-demo", {"data": BUILT}, "214c8671654a4b8f", "8ca5cad0062780a4"),
+    ("scenes-demo", {"data": BUILT}, "214c8671654a4b8f", "fc50f126ddfb6c1a"),
     (
         "silkie",
         {"training": {**TRAINING, "loss": "cdpo", "smoothing": 0.1, "sft_weight": 1, "lora": LORA}},
         "8120747f100a38dc",
-        "2fff476fe9aa9962",
+        "433b8cb8ebe80ee4",
     ),
     (
         "silkie",
         {"training": {**TRAINING, "loss": "ddpo", "gamma": 2, "plain_trl": True, "report_to": ["wandb"]}},
         "20ed2d83594261fa",
-        "4fc55c3605e6d125",
+        "a2a1158c5211aa47",
     ),
     (
         "silkie",
         {"training": {**TRAINING, "loss": "mdpo", "anchor": 0.5, "crop_area": [0.1, 0.2], "train_vision": True}},
         "1d2ca01f7963a690",
-        "a76a1e256da0f6eb",
+        "709b180113043de4",
     ),
     (
         "silkie",
         {"training": {**TRAINING, "loss": "povid-paper", "noise": {"step": 9, "alpha": 1, "place": "after"}}},
         "a8333f68bac00ff5",
-        "bf1e000681d0d8a3",
+        "0b19427f449018e7",
     ),
     ("scenes-base", {"seed": 3, "note": "a control"}, "92398c0547aa5c27", "1cdf585ad3156f25"),
 ]
@@ -98,3 +98,24 @@ def test_digests_stay_as_they_were(name: str, changes: Mapping[str, Any], digest
 
 def test_every_recipe_of_the_package_is_among_them() -> None:
     assert {name for name, changes, _, _ in DIGESTS if not changes} == set(known_recipes())
+
+
+EARLIER = {
+    "dpo-longest": "59562e095bbd33f2",
+    "dpo-strongest": "cf1c618cc4b0a709",
+    "povid-stage1": "b2375207465e7495",
+    "povid-stage2": "a8bbc7988f1d08c1",
+    "sft-best": "642505b603c4d280",
+    "silkie-llava": "6e7d6ad7b5da0a2b",
+    "silkie-qwen2.5-vl": "04dd0cbcb908c332",
+    "silkie": "f1249b3c8d7080ad",
+}
+"""Digests of recipes when they scored every checkpoint."""
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_a_recipe_that_scores_every_checkpoint_is_the_earlier_one(name: str) -> None:
+    recipe = preference_recipe(name)
+    every = recipe.training.model_copy(update={"score_checkpoints": None})
+    assert recipe.training.score_checkpoints == 5
+    assert recipe.model_copy(update={"training": every}).digest == EARLIER[name]

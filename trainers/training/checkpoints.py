@@ -251,6 +251,15 @@ def saved_at(steps: int, training: "Training") -> list[int]:
     return [round(steps * (index + 1) / count) for index in range(count)]
 
 
+def scored_at(steps: int, training: "Training") -> list[int]:
+    """The steps of the checkpoints that a run scores: `score_checkpoints` of those saved, evenly spaced; always the
+    last."""
+    saved, count = saved_at(steps, training), training.score_checkpoints
+    if count is None or count >= len(saved):
+        return saved
+    return [saved[round(len(saved) * (index + 1) / count) - 1] for index in range(count)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """Weights on disk after `step` optimizer steps."""
