@@ -103,7 +103,7 @@ def test_questions_calls_hours_and_dollars_are_told() -> None:
     ),
 )
 def test_what_is_not_known_is_said(change: dict[str, Any], words: str) -> None:
-    cost = replace(COST, tasks=COST.tasks | {"mmhal": replace(COST.tasks["mmhal"], **change)})
+    cost = replace(COST, tasks={**COST.tasks, "mmhal": replace(COST.tasks["mmhal"], **change)})
     assert words in cost.words(Planned(count=4, how="4"))
 
 
