@@ -121,6 +121,12 @@ def without_thoughts(text: str, prompt: str = "") -> str | None:
     return split_thoughts(text, prompt).answer
 
 
+def closing_of(prompt: str) -> str:
+    """What ends the thought that a prompt leaves open at its end; empty: it leaves none open."""
+    opened = _find_opened(prompt)
+    return "" if opened is None else MARKS[opened][1]
+
+
 def answer_of(text: str, prompt: str = "") -> str:
     """What is scored of a model's text: an `Answer` that keeps the whole text as `raw`, a `FailedAnswer` where there
     are thoughts alone, else the text as it is."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,19 @@ def test_what_stands_on_the_board_is_found_there_until_the_weights_change(
     assert not on_board(board, spec, "other", tasks, judge, settings)
     assert not on_board(board, find("scenes-base"), "m", tasks, judge, settings)
     assert not on_board(board, spec, "m", registry().expand(["scenes"]), judge, settings)
+
+
+def test_scores_of_answers_that_were_not_stripped_are_made_anew_where_a_parser_failed(
+    random_model: Path, tmp_path: Path, scripted: Callable[..., Any]
+) -> None:
+    spec, tasks, settings = find(str(random_model)), registry().expand(["scenes_pope"]), EvalSettings(limit=4)
+    evaluation = evaluate(spec, tasks, None, settings, name="m", load=lambda *_, **__: scripted(truth))
+    assert {entry.provenance["answers"] for entry in evaluation.entries} == {"stripped"}
+    for unparsed in (0, 1):
+        board = Board(tmp_path / f"board-{unparsed}")
+        before = {name: value for name, value in evaluation.entries[0].provenance.items() if name != "answers"}
+        board.add([replace(entry, provenance=before, unparsed=unparsed) for entry in evaluation.entries], [])
+        assert on_board(board, spec, "m", tasks, None, settings) is (unparsed == 0)
 
 
 def test_plain_lm_eval_gives_the_same_scores_and_leaves_what_needs_a_judge_unscored(

@@ -16,6 +16,7 @@ from harness.engine.greedy_decoding import DecodingRules
 from harness.models.load import register
 from support.errors import TrainingError
 from support.images import ImageRef
+from tasks.thoughts import split_thoughts
 from tests.harness.zoo import FAMILIES
 from tests.trainers.one_answer import picture
 from trainers.data.chat import Chat, stops_of, tokens_behind
@@ -48,6 +49,29 @@ def trained_rows(processor: Any, stops: frozenset[int], one: Preference) -> dict
     told = batch["labels"][0] != -100
     found["AnswerCollator"] = batch["input_ids"][0][~told].tolist(), batch["input_ids"][0][told].tolist()
     return found
+
+
+@pytest.mark.parametrize(("opening", "closing"), (("<think>\n", "\n</think>\n\n"), ("[THINK]", "[/THINK]")))
+@pytest.mark.parametrize("written", (False, True))
+def test_an_answer_is_not_trained_on_as_a_thought(
+    opening: str, closing: str, written: bool, checkpoint: Callable[[str], Path]
+) -> None:
+    """Where a template opens a thought in the prompt, it ends before the answer, whether or not it writes one there."""
+    processor = AutoProcessor.from_pretrained(checkpoint("llava"))
+    for mark in (opening.strip(), closing.strip()):
+        processor.tokenizer.add_tokens([AddedToken(mark, special=True)])
+    before = opening + closing if written else ""
+    processor.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}<image>\nUSER: {{ m.content[-1].text }} A:{% else %}"
+        + before
+        + "{{ m.content[0].text }}{{ eos_token }}{% endif %}{% endfor %}"
+        + ("{% if add_generation_prompt %}" + opening + "{% endif %}")
+    )
+    chat, shown = Chat(processor, frozenset({processor.tokenizer.eos_token_id})), picture(1, (56, 56)).open()
+    turn = chat.read(ASKED, [shown], ["two dogs"])
+    assert turn.prompt.endswith(opening)
+    text = processor.tokenizer.decode(turn.answers[0])
+    assert split_thoughts(text.removesuffix(processor.tokenizer.eos_token), turn.prompt).answer == "two dogs"
 
 
 @pytest.mark.parametrize("family", CHATTING)
