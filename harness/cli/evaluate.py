@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 def _make_engine(given: Mapping[str, Any]) -> EngineConfig:
     """Engine settings from options and from `--model-set NAME=VALUE`, where true, 4 and 0.5 are not text."""
     values = {name: value for name, value in given.items() if name != "overrides" and value is not None}
+    suffix, by_task = _read_suffixes(values.pop("suffix", None) or ())
+    values |= {} if suffix is None else {"suffix": suffix}
     known = {setting.name: setting.default for setting in settings_of(EngineConfig)}
     for name, text in given.get("overrides", {}).items():
         if not name.isidentifier():
@@ -60,7 +62,24 @@ def _make_engine(given: Mapping[str, Any]) -> EngineConfig:
             values[name] = json.loads(text)
         except ValueError:
             values[name] = {"True": True, "False": False, "None": None}.get(text, text)
-    return config_from(values, "--model-set")
+    return replace(config_from(values, "--model-set"), suffixes=by_task)
+
+
+def _read_suffixes(given: Sequence[str] | str) -> tuple[str | None, dict[str, str]]:
+    """The text of `--prompt-suffix` for all tasks, and those of single ones, by the tasks' names."""
+    from tasks.registry import registry
+
+    found: list[str] = []
+    by_task: dict[str, str] = {}
+    for text in [given] if isinstance(given, str) else given:
+        task, equals, own = text.partition("=")
+        if equals and task in registry().tasks:
+            by_task[task] = own
+        else:
+            found.append(text)
+    if len(found) > 1:
+        raise SettingError(f"--prompt-suffix {found[1]!r}: is the second one for all tasks; for one: TASK=TEXT")
+    return (found[0] if found else None), by_task
 
 
 ENGINE: Final = OptionGroup(
@@ -69,8 +88,14 @@ ENGINE: Final = OptionGroup(
     panel="Engine",
     table="engine",
     names={"suffix": "prompt_suffix", "overrides": "model_set"},
+    types={"suffix": tuple[str, ...]},
     defaults={"answers": Path("runs") / "answers.sqlite"},
-    helps={"overrides": "NAME=VALUE: any engine setting, or a field of the checkpoint's config.json; repeatable."},
+    helps={
+        "suffix": "TEXT or TASK=TEXT, put after every question of all tasks, or of one; recorded; repeatable.",
+        "overrides": "NAME=VALUE: any engine setting, or a field of the checkpoint's config.json; repeatable.",
+    },
+    whole=frozenset({"suffix"}),
+    without=frozenset({"suffixes"}),
 )
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import typer
 
 from harness.engine.config import EngineConfig, config_from
-from harness.models.chat_templates import chat_template_of
+from harness.models.chat_templates import chat_template_of, pads_pictures
 from harness.models.fetch import fetch
 from harness.models.load import for_model, register
 from harness.models.spec import find
@@ -101,6 +101,7 @@ def settings(given: dict[str, Any], more: dict[str, Any]) -> tuple[str, EngineCo
     names = {field.name for field in fields(EngineConfig)}
     own = {name: asked.pop(name) for name in list(asked) if name in names}
     engine = for_model(config_from(own, "--model_args"), spec)
-    asked["template"] = chat_template_of(spec, engine)
+    asked["template"] = template = chat_template_of(spec, engine)
+    asked["pad"] = pads_pictures(spec, template)
     peft = str(spec.adapter) if spec.adapter else None
     return str(spec.folder), engine, {"peft": peft, "use_safetensors": True} | asked

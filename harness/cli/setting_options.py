@@ -13,6 +13,7 @@ the file, that than the default.
 import dataclasses
 import functools
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -62,6 +63,8 @@ class OptionGroup:
     """Field -> form of one value of a repeatable option; all but paths may also be separated by commas."""
     helps: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Field -> another help text than its docstring."""
+    whole: frozenset[str] = frozenset()
+    """Fields of repeatable options whose values may hold spaces: a variable gives one of them."""
     environment: bool = True
     """Whether HARNESS_NAME in the environment sets the option, too."""
     without: frozenset[str] = frozenset()
@@ -148,7 +151,8 @@ def _parameter(name: str, setting: Setting, group: OptionGroup) -> inspect.Param
     flag = f"--{name.replace('_', '-')}"
     if kind is bool and default:
         flag += f"/--no-{name.replace('_', '-')}"
-    variable = f"HARNESS_{name.upper()}" if group.environment and name not in TAKEN else None
+    whole = setting.name in group.whole  # typer would divide a variable's text at its spaces
+    variable = f"HARNESS_{name.upper()}" if group.environment and name not in TAKEN and not whole else None
     option = typer.Option(flag, help=setting.help, rich_help_panel=group.panel or None, envvar=variable)
     if default is dataclasses.MISSING:
         default = inspect.Parameter.empty
@@ -175,6 +179,8 @@ def _make(group: OptionGroup, values: dict[str, Any]) -> Any:
     found = dict(group.defaults)
     for name, setting in group.options():
         value = values.pop(name)
+        if value is None and setting.name in group.whole and (text := os.environ.get(f"HARNESS_{name.upper()}")):
+            value = [text]
         if value is None and setting.default is not None:
             continue  # a repeatable option that was not given
         found[setting.name] = _as_field(value, setting, name, group.forms.get(setting.name, ""))
@@ -209,13 +215,20 @@ def _config_parameter(
 ) -> inspect.Parameter:
     """`--config FILE`: what the file says is the default of the options that are not given otherwise."""
     known: dict[str, str] = {each.name: command for each in own if each.name not in NOT_IN_FILES}
+    whole = {group.name_of(name) for group in groups.values() for name in group.whole}
     for group in groups.values():
         known |= {name: group.table or command for name, _ in group.options()}
     prefixes = {group.table: group.prefix for group in groups.values() if group.table}
 
     def read(context: typer.Context, path: Path | None) -> None:
         if path is not None:
-            context.default_map = read_config(path, command, known, prefixes)
+            found = read_config(path, command, known, prefixes)
+            for name in whole & found.keys():
+                if os.environ.get(f"HARNESS_{name.upper()}"):
+                    del found[name]
+                elif isinstance(found[name], str):
+                    found[name] = [found[name]]
+            context.default_map = found
 
     text = "A TOML file with values of options; see docs/python.md."
     option = typer.Option("--config", help=text, callback=read, is_eager=True, expose_value=False)

@@ -20,6 +20,9 @@ FACT: Final = "chat template"
 """In provenance: the template's digest, or how the model is asked without one."""
 PLAIN: Final = "none: plain text"
 _SYNTAX: Final = Environment(extensions=["jinja2.ext.loopcontrols"])  # templates are read here, not rendered
+PICTURES: Final = "pictures"
+"""In provenance: how pictures are prepared, where that is not what the checkpoint's files say."""
+PADDED: Final = "padded to a square with the mean colour"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,6 +65,8 @@ class EngineConfig:
     """Questions decoded at once; "auto": as many as memory holds."""
     suffix: str | None = field(default=None, metadata=_ELSEWHERE)
     """Text put after every question; recorded."""
+    suffixes: Mapping[str, str] = field(default_factory=dict, metadata=_use(in_cache_key=False, recorded=False))
+    """Task -> text put after its questions, in place of that of all; recorded."""
     chat_template: Path | None = field(default=None, metadata=_use(in_cache_key=False, recorded=False))
     """A file with the chat template to ask by, in place of the checkpoint's; recorded."""
     max_new_tokens: int | None = field(default=None, metadata=_use(in_cache_key=False))
@@ -178,6 +180,8 @@ class EngineConfig:
                 continue
             if each.name == "overrides":
                 found |= value
+            elif each.name == "suffixes":
+                found |= {each.name: value} if value else {}
             elif value != each.default:
                 found[each.name] = value
         return found

@@ -23,7 +23,7 @@ from PIL.Image import Image
 from transformers import AutoConfig
 
 from harness.engine import work_sharing
-from harness.engine.chat_template import ChatTemplate, check_switch, check_template
+from harness.engine.chat_template import PADDED, PICTURES, ChatTemplate, check_switch, check_template
 from harness.engine.config import EngineConfig
 from harness.engine.equivalence_check import check_equivalence
 from harness.engine.families import COUNTS_IMAGES, INTERLEAVED
@@ -45,6 +45,7 @@ from support.processes import as_single_process, rank, world_size
 from support.progress import report
 from tasks.answer import Answer, FailedAnswer
 from tasks.thoughts import ROOM_FOR_THOUGHTS, generated, has_thoughts, is_decided
+from trainers.training.llava_15 import pad_pictures
 from trainers.training.read_base import CompleteModel, check_own_tokenizers
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ class SharedImageLM(HFMultimodalLM):
 
     `hints`: by task or request, when an answer may stop early; `cache`: answers kept over runs; `identity`: a digest of
     the weights, for image features kept on disk; `stage`: the name of the progress bar; `template`: the chat template
-    in place of the checkpoint's. All other arguments are those of lm-eval's HFMultimodalLM and of transformers'
-    loading.
+    in place of the checkpoint's; `pad`: pictures are padded to a square first. All other arguments are those of
+    lm-eval's HFMultimodalLM and of transformers' loading.
     """
 
     AUTO_MODEL_CLASS = CompleteModel
@@ -77,6 +78,7 @@ class SharedImageLM(HFMultimodalLM):
         identity: str | None = None,
         stage: str = "answers",
         template: ChatTemplate | None = None,
+        pad: bool = False,
         **lm_eval: Any,
     ) -> None:
         engine = engine or EngineConfig()
@@ -92,6 +94,9 @@ class SharedImageLM(HFMultimodalLM):
         with as_single_process():  # lm-eval would divide questions between processes, not images
             super().__init__(pretrained, batch_size=batch_size or BATCH_SIZE, **lm_eval)
         _check_pixels(self.pixels, self.processor, pretrained)
+        self.padded = pad
+        if pad:
+            pad_pictures(self.processor)
         self.model.eval()
         check_own_tokenizers(self.processor, pretrained)
         self.hf: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
@@ -180,6 +185,7 @@ class SharedImageLM(HFMultimodalLM):
         if self.thinking is not None or self.met_thoughts:
             switch = self.thinking or "as the model does by itself"
             found["thinking"] = switch if switch == "off" else f"{switch}, at most {self.rules.thinking_tokens} tokens"
+        found |= {PICTURES: PADDED} if self.padded else {}
         return found | (self.template.facts() if self.template is not None else {})
 
     def forget(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.engine.config import EngineConfig
+from harness.evaluation.protocol import OFFICIAL, Asking, as_asked, asked_by, find_protocol
 from harness.evaluation.scoring import times_asked
 from harness.models.configuration import configuration_of, counts_for
 from harness.models.load import for_model
@@ -16,7 +17,15 @@ from harness.serving.installed import is_same
 from harness.serving.settings import FLAGS
 from leaderboards.board.board import Board
 from leaderboards.board.earlier_digests import SCHEME, SCHEME_FACT
-from leaderboards.board.entry import COST_NOT_KNOWN, SHARES_NOTHING, Entry, without_device
+from leaderboards.board.entry import (
+    BARE,
+    COST_NOT_KNOWN,
+    PROTOCOL,
+    SHARES_NOTHING,
+    Entry,
+    digest_of_protocol,
+    without_device,
+)
 from support.settings import LARGEST_SEED, check_integer
 from tasks.data_folder import VARIABLE, stored
 from tasks.judges.openai import OpenAIJudge
@@ -28,6 +37,8 @@ from trainers.training.foreign_code import CODE
 
 REPEAT_VALUES = "judge repeats"
 """In provenance: the score of each round of the judge, separated by commas."""
+SUFFIX = "prompt suffix"
+"""In provenance: the text that the user put after every question."""
 NO_IMAGE = "none was shown"
 """In provenance, as "judge image": settings of images did not act."""
 ANSWERS_FACT, STRIPPED = "answers", "stripped"
@@ -57,11 +68,15 @@ class EvalSettings:
     """How often the judge rates each answer; scores are the mean."""
     calibration: Mapping[str, str] = field(default_factory=dict)
     """Output of `harness judge calibrate --json` for this judge; entries of judged tasks record it."""
+    protocol: str = OFFICIAL
+    """Whose wording questions have: official, bare, a protocol's name, or a TOML file (docs/benchmarks.md)."""
     full_answers: bool = False
     """Do not stop answers early, once the task's parser needs no further tokens."""
 
     def __post_init__(self) -> None:
         check_integer("seed", self.seed, 0, LARGEST_SEED)
+        if self.protocol not in (OFFICIAL, BARE):
+            find_protocol(self.protocol)
 
     def facts(self) -> dict[str, str]:
         """The provenance of entries of all tasks."""
@@ -79,6 +94,22 @@ class EvalSettings:
         data = self.data.get(task.name, own)
         facts = {"task": score_digest(task.path), SCHEME_FACT: SCHEME, "data": data}
         return facts | ({"prompts": "official" if self.official_prompts else "own"} if task.judged else {})
+
+
+def asking_of(task: TaskSpec, spec: ModelSpec, settings: EvalSettings, engine: EngineConfig) -> Asking:
+    """How a task is asked of a model: a suffix of the user's stands in place of a protocol's wording."""
+    return asked_by(settings.protocol, task, spec, suffix_of(task, spec, engine))
+
+
+def suffix_of(task: TaskSpec, spec: ModelSpec, engine: EngineConfig) -> str | None:
+    """The user's own suffix of a task: that of the task before that of all; None without one."""
+    return engine.suffixes.get(task.name, for_model(engine, spec).suffix or None)
+
+
+def facts_of_asking(task: TaskSpec, spec: ModelSpec, settings: EvalSettings, engine: EngineConfig) -> dict[str, str]:
+    """The provenance of how a task was asked of a model."""
+    asking = asking_of(task, spec, settings, engine)
+    return {PROTOCOL: asking.fact} | ({SUFFIX: asking.suffix} if asking.suffix else {})
 
 
 def judge_name(task: TaskSpec, judge: Judge | None, official_prompts: bool) -> str | None:
@@ -154,18 +185,20 @@ def on_board(
     facts = {
         "split": settings.split or "",
         "full answers": "yes" if settings.full_answers else "",
-        "prompt suffix": for_model(engine, spec).suffix or "",
         "model settings": without_device(engine.recorded().get("model settings", "")),
     }
     wanted = {FINGERPRINT: "", CODE: "", SERVED_BY: "", FLAGS: ""} | digest_of_model(spec) | engine.recorded() | facts
     version = wanted.pop(VERSION, "") if spec.backend == "transformers" else ""  # of the server to be started
+    wanted.pop(SUFFIX, None)  # it is the tasks' own
+    spec = as_asked(spec, settings.protocol)
     of_judge: dict[str, str] = {}
     if isinstance(judge, OpenAIJudge):
         of_judge = {"judge settings": _settings_sent(judge), "judge image": judge.settings.images_in_words()}
     times, configuration = times_asked(judge, settings.judge_repeats), configuration_of(spec)
 
     def key(task: str, version: str, judge: str | None, facts: Mapping[str, str]) -> tuple[str | None, ...]:
-        return task, version, judge, *(facts.get(name) for name in ("task", "data", "prompts"))
+        asked = digest_of_protocol(facts.get(PROTOCOL)), facts.get(SUFFIX, "")
+        return task, version, judge, *(facts.get(name) for name in ("task", "data", "prompts")), *asked
 
     there = {
         key(entry.task, entry.version, _without_missing(entry.judge), {**entry.provenance, "data": data})
@@ -181,8 +214,13 @@ def on_board(
         if counts_for(entry.provenance, entry.created, spec, engine, configuration)
         for data in names_of_data(entry.provenance)
     }
+    asked = spec, settings, engine
     names = {task.name: _without_missing(judge_name(task, judge, settings.official_prompts)) for task in tasks}
-    return all(key(task.name, task.version, names[task.name], settings.facts_of_task(task)) in there for task in tasks)
+    return all(
+        key(task.name, task.version, names[task.name], settings.facts_of_task(task) | facts_of_asking(task, *asked))
+        in there
+        for task in tasks
+    )
 
 
 def names_of_data(provenance: Mapping[str, str]) -> list[str]:

@@ -7,19 +7,21 @@ board.add(evaluation.entries, evaluation.samples)
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from harness.engine.config import EngineConfig
 from harness.engine.stage_timer import StageTimer
 from harness.evaluation.entries import Evaluation, Run, entries_of, samples_of
-from harness.evaluation.eval_settings import EvalSettings, judge_facts, judge_name
+from harness.evaluation.eval_settings import EvalSettings, asking_of, facts_of_asking, judge_facts, judge_name
 from harness.evaluation.generate import Generated, early_exit_hints, facts_of_data, generate, load_tasks
 from harness.evaluation.guards import with_counts
 from harness.evaluation.make_judge import check_judge
+from harness.evaluation.protocol import as_asked, conversation_of, put
 from harness.evaluation.scoring import Scored, score_answers, session_of
 from harness.models.configuration import identity_of
 from harness.models.provenance import environment, training_of
@@ -58,13 +60,14 @@ def evaluate(
     from harness.models.load import load as load_model
 
     check_judge(judge, tasks, official_prompts=settings.official_prompts)
-    spec = identified(spec, ledger)
+    spec, engine = as_asked(identified(spec, ledger), settings.protocol), engine or EngineConfig()
     started, timer = time.monotonic(), StageTimer()
-    loaded = load_tasks(tasks, split=settings.split, data=settings.data, partial_data=settings.partial_data)
+    loaded = _load_questions(tasks, spec, settings, engine)
     hints = partial(early_exit_hints, names=set(loaded), full_answers=settings.full_answers)
-    lm = (load or load_model)(spec, engine, hints=hints, ledger=ledger)
+    lm = (load or load_model)(spec, _for_lm(engine), hints=hints, ledger=ledger)
     with nullcontext() if hasattr(lm, "clock") else timer("answers"):  # an LM in this process takes times itself
-        answers = generate(lm, loaded, limit=settings.limit, seed=settings.seed)
+        system = conversation_of(settings.protocol, spec).system
+        answers = generate(lm, loaded, limit=settings.limit, seed=settings.seed, system=system)
     of_lm: dict[str, str] = getattr(lm, "provenance", dict)()
     spent, counts = dict(getattr(getattr(lm, "clock", None), "seconds", {})), dict(getattr(lm, "counts", {}))
     del lm  # a judge that is served for this run needs the memory
@@ -82,6 +85,7 @@ def evaluate(
     for task in tasks:
         result, cost = scored[task.name]
         facts = _facts_of_task(spec, task, judge, settings) | _missing_likelihoods(answers[task.name])
+        facts |= facts_of_asking(task, spec, settings, engine)
         shown_judge = judge_name(task, judge, settings.official_prompts)
         share = round(seconds * len(result.failed) / total, 2)
         own = samples_of(result, answers[task.name], run.run)
@@ -97,6 +101,22 @@ def evaluate(
         counts=counts,
         may_pass=any(why is not None and why.may_pass for result, _ in scored.values() for why in result.lost),
     )
+
+
+def _load_questions(
+    tasks: Sequence[TaskSpec], spec: ModelSpec, settings: EvalSettings, engine: EngineConfig
+) -> dict[str, Any]:
+    """lm-eval's tasks, which ask in the protocol's words; a suffix of all tasks is left to the LM."""
+    loaded = load_tasks(tasks, split=settings.split, data=settings.data, partial_data=settings.partial_data)
+    for task in tasks:
+        asking = asking_of(task, spec, settings, engine)
+        put(loaded[task.name], asking if engine.suffixes else replace(asking, suffix=""))
+    return loaded
+
+
+def _for_lm(engine: EngineConfig) -> EngineConfig:
+    """The settings of the LM, which puts no suffix where tasks have their own: these put that of all, too."""
+    return replace(engine, suffix="") if engine.suffixes else engine
 
 
 def _score(

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 from harness.models.load import quiet
 from leaderboards.board.earlier_digests import earliest_digest
-from support.errors import TaskError
+from support.errors import ModelError, TaskError, one_line
 from support.images import image_digest
 from tasks.data_folder import stored
 from tasks.hub_data import facts_of
@@ -76,35 +78,43 @@ def _load_anew(
     return dict(manager.load(names)["tasks"])
 
 
-def requests_of(loaded: Any, lm: "LM", limit: int | None) -> "list[Instance]":
-    """A task's requests to `lm`, one a document, as lm-eval builds them."""
+def requests_of(loaded: Any, lm: "LM", limit: int | None, system: str = "") -> "list[Instance]":
+    """A task's requests to `lm`, one a document, as lm-eval builds them; `system` is a message before each."""
     if loaded.get_config("num_fewshot") is None:
         loaded.set_config(key="num_fewshot", value=0)
     loaded.set_fewshot_seed(seed=0)
-    loaded.build_all_requests(
-        limit=limit,
-        rank=0,
-        world_size=1,
-        apply_chat_template=True,
-        fewshot_as_multiturn=True,
-        chat_template=lm.apply_chat_template,
-        tokenizer_name=lm.tokenizer_name,
-    )
+    try:
+        loaded.build_all_requests(
+            limit=limit,
+            rank=0,
+            world_size=1,
+            system_instruction=system or None,
+            apply_chat_template=True,
+            fewshot_as_multiturn=True,
+            chat_template=lm.apply_chat_template,
+            tokenizer_name=lm.tokenizer_name,
+        )
+    except TemplateError as error:  # of a template that takes no system message
+        why = one_line(error)
+        raise ModelError(f"{loaded.config.task}: the chat template can't write its prompts: {why}") from None
     requests: list[Instance] = loaded.instances
     if any(request.request_type != "generate_until" for request in requests):
         raise TaskError(f"{loaded.config.task}: output_type: must be generate_until")
     return requests
 
 
-def generate(lm: "LM", loaded: Mapping[str, Any], *, limit: int | None, seed: int) -> dict[str, list[Generated]]:
-    """The LM's answers to the first `limit` documents of each task, from one call with all requests."""
+def generate(
+    lm: "LM", loaded: Mapping[str, Any], *, limit: int | None, seed: int, system: str = ""
+) -> dict[str, list[Generated]]:
+    """The LM's answers to the first `limit` documents of each task, from one call with all requests; `system` is a
+    message before each question."""
     import numpy as np
     import torch
 
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    requests = {name: requests_of(task, lm, limit) for name, task in loaded.items()}
+    requests = {name: requests_of(task, lm, limit, system) for name, task in loaded.items()}
     answers = iter(lm.generate_until([request for found in requests.values() for request in found]))
     return {
         name: [

@@ -17,6 +17,7 @@ from harness.evaluation.entries import Evaluation
 from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.make_judge import check_judge
+from harness.evaluation.protocol import as_asked
 from harness.models.adapter_host import AdapterHost
 from harness.models.fetch import cached, fetch
 from harness.models.served_identity import end_run, identified, is_of_one_run
@@ -62,7 +63,8 @@ class ModelScorer:
     def score(self, spec: ModelSpec, name: str, engine: EngineConfig | None = None) -> Evaluation | None:
         """Score one model under this name, with other engine settings if given; None if the board has its scores."""
         settings, engine, run = self.settings, engine or self.engine, self._name_run(name)
-        spec = identified(replace(fetch(spec), fresh=self.fresh), self.ledger, run=run, fresh=self.fresh)
+        spec = as_asked(replace(fetch(spec), fresh=self.fresh), settings.protocol)
+        spec = identified(spec, self.ledger, run=run, fresh=self.fresh)
         if settings.seed and (self.server is not None or spec.backend == "openai"):
             engine = replace(engine, overrides={"seed": settings.seed, **engine.overrides})  # it is sent
         known = spec
@@ -112,7 +114,7 @@ class ModelScorer:
         if self.board is None or self.fresh or not cached(spec):
             return False
         try:
-            spec = replace(fetch(spec), fresh=self.fresh)
+            spec = as_asked(replace(fetch(spec), fresh=self.fresh), self.settings.protocol)
             return on_board(self.board, spec, name, self.tasks, self.judge, self.settings, self.engine)
         except HarnessError:
             return False

@@ -144,7 +144,8 @@ class _Reader:
         quiet()
         engine, folder = for_model(engine, spec), str(spec.local_folder)
         given: dict[str, Any] = {"dtype": engine.dtype, "use_safetensors": True}
-        processor = read_processor(folder, spec.name, chat_template_of(spec).whole, remote_code=spec.remote_code)
+        template = chat_template_of(replace(spec, as_authors=True)).whole
+        processor = read_processor(folder, spec.name, template, remote_code=spec.remote_code)
         with reading(spec.name, folder, "weights", remote_code=spec.remote_code):
             model = CompleteModel.from_pretrained(folder, trust_remote_code=spec.remote_code, **given)
             stops = stops_of(model, processor)

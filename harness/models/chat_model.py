@@ -25,7 +25,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from PIL.Image import Image
 
-from harness.engine.chat_template import find_switch
+from harness.engine.chat_template import PADDED, PICTURES, find_switch
 from harness.models.chat_settings import ServedModelSettings
 from harness.models.early_stops import EarlyStops, stopped_by, told_of, why_no_early_stops, with_facts
 from harness.models.next_token_logprobs import ASKED, Weighed, told_in, weigh
@@ -59,6 +59,7 @@ from tasks.judges.parameters import Parameters
 from tasks.judges.replies import NOT_SAID, OnlyThoughts, Reply, read_answer
 from tasks.judges.requests import Request, image_part, key_of, messages_of
 from tasks.thoughts import answer_of
+from trainers.training.llava_15 import padded
 
 if TYPE_CHECKING:
     from harness.engine.jobs import TaskHints
@@ -109,6 +110,8 @@ class OpenAIVisionLM(LM):
         same chances."""
         self.identity = identity or server.shown
         """What names the server in the ledger."""
+        self.pads = False
+        """Whether pictures are padded to a square before they are sent."""
         self.digests: Mapping[str, str] = {}
         """What is known of the model behind it."""
         self.fingerprints: set[str] = set()
@@ -282,7 +285,8 @@ class OpenAIVisionLM(LM):
         tokens = prices.text_tokens(text + (decoding.system or ""))
         for index, piece in enumerate(text.split(PLACE)):
             if index:
-                shown = image_part(self.model, images[index - 1], self.settings.detail, self.settings.image_side)
+                image = padded(images[index - 1]) if self.pads else images[index - 1]
+                shown = image_part(self.model, image, self.settings.detail, self.settings.image_side)
                 content.append(shown.part)
                 named.append(shown.named)
                 tokens += shown.tokens
@@ -364,6 +368,7 @@ class OpenAIVisionLM(LM):
             "images": self.settings.images_in_words(),
             "prompt suffix": self.settings.prompt_suffix,
             "thinking": self.settings.thinking_in_words(),
+            PICTURES: PADDED if self.pads else "",
             "fingerprints": ", ".join(sorted(self.fingerprints)),
             "early stops": self.early.in_words(),
         }

@@ -57,8 +57,9 @@ SAMPLED_ONLY: Final = ("top_p", "top_k", "min_p")
 OTHER_NAMES: Final = {"suffix": "prompt_suffix", "thinking": "enable_thinking"}
 _OTHER_VALUES: Final[Mapping[str, Any]] = {"on": True, "off": False}
 """Of `thinking`."""
-_OF_NO_MATTER: Final = ("answers", "hints")
-"""Engine settings that may be given for any model: the ledger keeps the answers of a served one."""
+_OF_NO_MATTER: Final = ("answers", "hints", "suffixes")
+"""Engine settings that may be given for any model: the ledger keeps the answers of a served one, and whoever asks puts
+the suffixes of tasks."""
 
 
 def acts_on_served(name: str) -> bool:

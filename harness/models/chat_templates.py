@@ -20,6 +20,8 @@ from harness.models.base_names import holds_weights, is_outside, named_base
 from harness.models.fetch import in_cache
 from harness.models.spec import MODELS, ModelSpec, find
 from support.errors import HarnessError, ModelError, SettingError, first_few, one_line
+from trainers.training.llava_15 import CHAT_TEMPLATE as LLAVA_15
+from trainers.training.llava_15 import is_hub_copy, pads
 
 TEMPLATE_FILES: Final = ("chat_template.json", "chat_template.jinja")
 """A processor's own, the older one first: transformers prefers it."""
@@ -40,6 +42,8 @@ def chat_template_of(spec: ModelSpec, engine: EngineConfig | None = None) -> Cha
         if own is not None and (base is None or own.text != base.text):
             return ChatTemplate(text=own.text, source=f"{own.source} beside the adapter", own=False)
     if base is not None:
+        if spec.as_authors and is_hub_copy(spec.local_folder, base.text):
+            return ChatTemplate(text=LLAVA_15, source="LLaVA-1.5's authors", own=False)
         return base
     kind = _read_config(spec.local_folder).get("model_type")
     if kind == "qwen":
@@ -61,6 +65,16 @@ def chat_template_of(spec: ModelSpec, engine: EngineConfig | None = None) -> Cha
         f"{spec.name}: no chat template in {spec.local_folder}{why}: it can't be asked as it was trained; put its "
         f"base's into the folder as chat_template.jinja, or name it to `harness eval` by {_OPTION} FILE"
     )
+
+
+def pads_pictures(spec: ModelSpec, template: ChatTemplate) -> bool:
+    """True where a model asked by this template is shown its pictures padded to a square, which its own files don't do:
+    where the spec says so, and for a hub copy of LLaVA-1.5."""
+    own = own_template(spec.local_folder)
+    if spec.pad_pictures:
+        return not pads(spec.local_folder)
+    asked_so = spec.as_authors or template.text == LLAVA_15
+    return asked_so and own is not None and is_hub_copy(spec.local_folder, own.text)
 
 
 def own_template(folder: Path) -> ChatTemplate | None:

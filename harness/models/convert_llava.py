@@ -34,30 +34,10 @@ from harness.models.llama_tokenizer import llama_tokenizer
 from harness.models.vision_names import full_name
 from harness.models.weight_files import read_json, read_tensors, weight_files, write_index
 from support.errors import ModelError, one_line
+from trainers.training.llava_15 import CHAT_TEMPLATE
 
 SHARD = 2 << 30
 """Bytes of weights a written file holds, at least (the last one: at most)."""
-
-# vicuna_v1, which LLaVA-1.5 and LLaVA-RLHF were tuned on. `<s>` is in it because TRL has the tokenizer add none to a
-# prompt that a template made; transformers adds none to one that begins with it. Images come first, as in the tuning
-# data.
-CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{% if not messages or messages[0]['role'] != 'system' %}"
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-    "{% endif %}"
-    "{% for message in messages %}"
-    "{% if message['role'] != 'system' %}{{ message['role'] | upper }}: {% endif %}"
-    "{% if message['content'] is string %}{{ message['content'] | trim }}{% else %}"
-    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}"
-    "{{ '' if loop.first else ' ' }}{{ part['text'] | trim }}{% endfor %}"
-    "{% endif %}"
-    "{{ eos_token if message['role'] == 'assistant' else ' ' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
 
 # The first that fits. A linear projector becomes the first layer of two, the second the identity.
 _PREFIXES = (

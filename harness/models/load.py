@@ -6,16 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.engine.chat_template import check_switch
+from harness.engine.chat_template import PADDED, PICTURES, check_switch
 from harness.engine.config import EngineConfig
 from harness.engine.response_cache import ResponseCache
-from harness.models.chat_templates import chat_template_of
+from harness.models.chat_templates import chat_template_of, pads_pictures
 from harness.models.configuration import identity_of, only_files_of_earlier_digests
 from harness.models.fetch import SMALL, fetch
 from harness.models.file_digests import digest_of_files
 from harness.models.provenance import device_name, digest_of_model, environment
 from harness.models.spec import ModelSpec
 from harness.models.stored_dtype import default_dtype, stored_dtype
+from support.errors import ModelError
 from support.processes import device_of
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,15 @@ def _facts_of_asking(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
     facts = {name: environment()[name] for name in ("torch", "transformers", "pillow", "device")}
     if str(engine.device).startswith("cpu"):  # on a machine that has a GPU
         facts["device"] = device_name("cpu")
-    return facts | for_model(engine, spec).cache_facts()
+    return facts | for_model(engine, spec).cache_facts() | _facts_of_pictures(spec, engine)
+
+
+def _facts_of_pictures(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
+    try:
+        padded = pads_pictures(spec, chat_template_of(spec, engine))
+    except ModelError:  # it is refused when it is asked
+        return {}
+    return {PICTURES: PADDED} if padded else {}
 
 
 def for_model(engine: EngineConfig, spec: ModelSpec) -> EngineConfig:
@@ -100,7 +109,9 @@ def load(
         settings = served_settings(spec.name, own | engine.given())
         names = [OTHER_NAMES.get(name, name) for name in engine.given()]
         more: dict[str, Any] = {"hints": hints, "given": names}
-        return OpenAIVisionLM.of(spec, ledger=ledger, settings=settings, stage=stage, **more)
+        served = OpenAIVisionLM.of(spec, ledger=ledger, settings=settings, stage=stage, **more)
+        served.pads = spec.pad_pictures
+        return served
     import torch
 
     from harness.engine.lm import SharedImageLM
@@ -118,7 +129,7 @@ def load(
         log.info("%s: stored in %s, computed in %s; dtype=float32 computes as stored", spec.name, stored, engine.dtype)
     identity = json.dumps(identity_when_asked(spec, engine), sort_keys=True) if engine.features is not None else None
     given: dict[str, Any] = {"hints": hints, "cache": cache_of(spec, engine), "identity": identity, "stage": stage}
-    given["template"] = template
+    given |= {"template": template, "pad": pads_pictures(spec, template)}
     given |= {"peft": str(spec.adapter) if spec.adapter else None, "trust_remote_code": spec.remote_code}
     with (
         reading(spec.name, str(spec.local_folder), remote_code=spec.remote_code),

@@ -64,6 +64,10 @@ class ModelSpec:
     """Questions decoded at once."""
     chat_template: ChatTemplate | None = None
     """What its questions are put into; None: what its files say."""
+    as_authors: bool = False
+    """Whether it is asked as its authors did, where its files say otherwise (see `trainers.training.llava_15`)."""
+    pad_pictures: bool = False
+    """Whether it is shown pictures padded to a square with the mean colour, whatever its files say."""
     prompt_suffix: str = ""
     """Put after every question."""
     description: str = ""

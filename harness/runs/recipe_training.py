@@ -114,7 +114,7 @@ def base_to_train(spec: "ModelSpec", name: str) -> dict[str, Any]:
     from harness.models.chat_templates import chat_template_of
     from trainers.training.read_base import check_base
 
-    template, folder = chat_template_of(spec).whole, str(spec.local_folder)
+    template, folder = chat_template_of(replace(spec, as_authors=True)).whole, str(spec.local_folder)
     check_base(folder, name, template, remote_code=spec.remote_code)
     on_hub = not Path(spec.pretrained).is_dir()
     hub = {"base_hub_id": spec.pretrained, "base_revision": spec.revision} if on_hub else {}
@@ -142,7 +142,7 @@ def merge_adapter(spec: "ModelSpec", name: str, folder: Path) -> "tuple[ModelSpe
     from trainers.training.adapters import merge
     from trainers.training.base_note import MERGED
 
-    template = chat_template_of(spec).whole
+    template = chat_template_of(replace(spec, as_authors=True)).whole
     merged = merge(spec.local_folder, spec.adapter, folder / MERGED, template, remote_code=spec.remote_code)
     return replace(spec, pretrained=str(merged), folder=merged, adapter=None, base=None), merged.as_posix()
 

@@ -15,6 +15,7 @@ from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.lost import lost_in_words
 from harness.evaluation.make_judge import check_judge
+from harness.evaluation.protocol import as_asked
 from harness.models.adapter_host import AdapterHost
 from harness.models.base_names import ADAPTER_CONFIG
 from harness.models.configuration import identity_of_folder
@@ -118,7 +119,7 @@ class Scoring:
     def _reach(self, spec: ModelSpec) -> ModelSpec:
         make_room_for(self.judge, self.host.drop)
         if self.server is not None:
-            return self.server.reach(spec, self.adapters())
+            return self.server.reach(as_asked(spec, self.settings.protocol), self.adapters())
         end_servers()  # a judge's, which has the memory that this model needs
         return spec
 

@@ -56,6 +56,11 @@ SETTINGS_OF_MODEL: Final = ("configuration", "chat template", "server says", "fi
 _MAY_LACK: Final = ("configuration", "chat template", "server says")
 """Those of them that entries of earlier versions lack."""
 
+PROTOCOL: Final = "protocol"
+"""In provenance: whose wording the questions had: the protocol's name, and a digest of its content where it has any."""
+BARE: Final = "bare"
+"""The protocol of questions as they stand in the data; entries of earlier versions were asked so."""
+
 COST_NOT_KNOWN: Final = "judge cost"
 """In provenance: of how many of the judge's calls the price is not known; they are not in `cost`."""
 SHARES_NOTHING: Final = "nothing (exact)"
@@ -255,6 +260,17 @@ def differences_of_models(one: Entry, other: Entry) -> list[str]:
 def without_device(settings: str) -> str:
     """The fact "model settings" without the place where the model ran, which decides nothing."""
     return ", ".join(word for word in settings.split(", ") if not word.startswith("device="))
+
+
+def digest_of_protocol(fact: str | None) -> str:
+    """What tells a protocol's questions from others, of the fact that an entry records: "" where they are bare."""
+    found = re.search(r" ([0-9a-f]{8})$", fact or "")
+    return found[1] if found else ""
+
+
+def name_of_protocol(provenance: Mapping[str, str]) -> str:
+    """The protocol's name; entries that record none were asked bare."""
+    return re.sub(r" [0-9a-f]{8}$", "", provenance.get(PROTOCOL, BARE))
 
 
 def is_same_model(one: Entry, other: Entry) -> bool:

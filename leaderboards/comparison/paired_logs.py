@@ -12,7 +12,7 @@ from functools import partial
 from math import isfinite
 from typing import Final
 
-from leaderboards.board.entry import Entry
+from leaderboards.board.entry import BARE, PROTOCOL, Entry, digest_of_protocol
 from leaderboards.board.sample import Sample, repeats_of
 from leaderboards.comparison.guards import Guard
 from leaderboards.statistics.resampling import Counted, CountsMetric, Record, image_of, value_of
@@ -27,7 +27,7 @@ there."""
 Metrics = Callable[[str, str], CountsMetric | None]
 """Task and metric name -> the metric; None if it is not known."""
 
-SETUP: Final = ("task", "prompts", "prompt suffix", "split", "judge served", "judge image")
+SETUP: Final = ("task", "prompts", PROTOCOL, "prompt suffix", "split", "judge served", "judge image")
 """What provenance says of how the questions were asked and rated: two scores are of one benchmark where all of it is
 the same."""
 
@@ -74,7 +74,7 @@ def protocol_differences(before: Entry, after: Entry) -> list[str]:
     found = []
     for name in (*SETUP, "revision"):
         old, new = before.provenance.get(name), after.provenance.get(name)
-        if old == new or (
+        if setup_value(before, name) == setup_value(after, name) or (
             name == "revision" and None in (old, new)
         ):  # no hub, no revision: the questions themselves are compared
             continue
@@ -82,8 +82,15 @@ def protocol_differences(before: Entry, after: Entry) -> list[str]:
             "task": "digest of the task's prompts and rules",
             "prompts": "whose prompts the judge was asked in",
         }.get(name, name)
-        found.append(f"{what} was {line(old or 'none')!r}, is {line(new or 'none')!r}")
+        none = BARE if name == PROTOCOL else "none"
+        found.append(f"{what} was {line(old or none)!r}, is {line(new or none)!r}")
     return found
+
+
+def setup_value(entry: Entry, name: str) -> str | None:
+    """What an entry records under a name of SETUP; of a protocol what it changes in the questions, not its name."""
+    found = entry.provenance.get(name)
+    return digest_of_protocol(found) if name == PROTOCOL else found
 
 
 def same_image(one: Sample, other: Sample) -> bool:

@@ -10,7 +10,7 @@ more failed or unscored samples than another one does not count as the first.
 from collections.abc import Iterable, Sequence
 
 from leaderboards.board.entry import Entry, Key, is_same_model
-from leaderboards.comparison.paired_logs import SETUP
+from leaderboards.comparison.paired_logs import SETUP, setup_value
 from support.markdown import line, number
 
 
@@ -37,4 +37,4 @@ def describe_reruns(runs: Sequence[Entry]) -> str:
 
 
 def _identify(entry: Entry) -> tuple[object, ...]:
-    return entry.key, entry.limit, *(entry.provenance.get(fact) for fact in SETUP)
+    return entry.key, entry.limit, *(setup_value(entry, fact) for fact in SETUP)

@@ -23,6 +23,8 @@ from support.errors import HarnessError, ModelError, TrainingError, one_line
 from support.parsing import parse_json
 from trainers.training.checkpoints import what_weights_lack
 from trainers.training.foreign_code import asks_for_code, check_code, refuse_code
+from trainers.training.llava_15 import CHAT_TEMPLATE as LLAVA_15
+from trainers.training.llava_15 import is_hub_copy, pad_pictures
 
 dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
 """Where transformers is told nothing of code that it finds, it would ask on standard input, where a "y" may wait."""
@@ -136,6 +138,8 @@ def read_processor(folder: str, name: str, template: str | None = None, *, remot
         raise TrainingError(
             f"{name}: has no chat template, which tells questions from answers, so it can't be trained on pairs"
         )
+    if found == LLAVA_15 and is_hub_copy(Path(folder), processor.chat_template):
+        pad_pictures(processor)  # as its authors did, whose template it is given
     processor.chat_template = found
     return processor
 
