@@ -102,6 +102,6 @@ def settings(given: dict[str, Any], more: dict[str, Any]) -> tuple[str, EngineCo
     own = {name: asked.pop(name) for name in list(asked) if name in names}
     engine = for_model(config_from(own, "--model_args"), spec)
     asked["template"] = template = chat_template_of(spec, engine)
-    asked["pad"] = pads_pictures(spec, template)
+    asked |= {"pad": True} if pads_pictures(spec, template) else {}
     peft = str(spec.adapter) if spec.adapter else None
     return str(spec.folder), engine, {"peft": peft, "use_safetensors": True} | asked
