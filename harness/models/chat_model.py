@@ -56,7 +56,7 @@ from tasks.judges.capabilities import capabilities_of
 from tasks.judges.chat_client import ChatClient
 from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.parameters import Parameters
-from tasks.judges.replies import NOT_SAID, OnlyThoughts, Reply, read_answer
+from tasks.judges.replies import NOT_SAID, OnlyThoughts, Reply, answer_tokens, read_answer
 from tasks.judges.requests import Request, image_part, key_of, messages_of
 from tasks.thoughts import answer_of
 from trainers.training.llava_15 import padded
@@ -68,6 +68,9 @@ log = logging.getLogger(__name__)
 
 PLACE: Final = "<image>"
 """Where an image stands in a prompt; lm-eval's."""
+LONGER: Final = "longer than the limit"
+"""In provenance, and beside a reply: answers of more tokens than their task gives. Where thoughts have room, too, a
+server can't hold the answer alone to a limit."""
 SYSTEM: Final = "<|system|>"
 USER: Final = "<|user|>"
 """What parts a system message from the prompt, in a context that has one."""
@@ -322,6 +325,9 @@ class OpenAIVisionLM(LM):
         if request.key in self.shortened:
             self.early.note(answer)
         told = stopped_by(body, self.shortened.get(request.key), request.body)
+        limit = (request.max_tokens or 0) - self.settings.thinking_tokens
+        if (tokens := answer_tokens(body)) is not None and tokens > limit > 0:
+            told[LONGER] = tokens
         if request.key in self.weighed:
             told |= told_in(body, asked="logprobs" in request.body)
         told |= {REASONING_KEPT: answer.reasoning} if answer.reasoning else {}
@@ -361,7 +367,9 @@ class OpenAIVisionLM(LM):
         kept = {tuple((name, value) for name, value in one if name not in never) for one in self.sampling}
         sent = [dict(one) for one in sorted(kept)]
         own = {name for one in sent if not thinks for name in left_to_server(self.takes, self.facts, one)}
+        longer = sum(LONGER in told_of(call.told) for call in calls)
         more = {
+            LONGER: f"{longer} of {len(calls)}" if longer else "",
             "parameters": "; ".join(sorted(asked - {""})),
             "sampling": "; ".join(", ".join(f"{name} {value}" for name, value in one.items()) for one in sent if one),
             "sampling of the server's own": ", ".join(sorted(own)),

@@ -225,6 +225,21 @@ def usage_of(body: Mapping[str, Any]) -> Usage | None:
     return prompt, max(completion, (total or 0) - prompt)  # Gemini and Grok count thoughts in the total alone
 
 
+def answer_tokens(body: Mapping[str, Any]) -> int | None:
+    """The tokens of a reply without its thoughts; None if the server does not count them apart."""
+    usage, counted = body.get("usage"), usage_of(body)
+    if not isinstance(usage, Mapping) or counted is None:
+        return None
+    told = _count(usage.get("completion_tokens")) or 0
+    if counted[1] > told:  # thoughts are in the total alone
+        return told
+    for counts in (usage.get("completion_tokens_details"), usage):
+        thoughts = _count(counts.get("reasoning_tokens")) if isinstance(counts, Mapping) else None
+        if thoughts is not None and thoughts <= told:
+            return told - thoughts
+    return None
+
+
 def cached_of(body: Mapping[str, Any]) -> int:
     """The tokens of a prompt that the server had read before, which it sells cheaper; 0 if it did not say."""
     usage = body.get("usage")

@@ -27,6 +27,7 @@ from tasks.answer import Answer, FailedAnswer
 from tasks.judges.ledger import Ledger
 from tasks.judges.requests import image_part
 from tasks.registry import registry
+from tests.judge.reply_makers import body
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 MODEL = "gpt-4o-2024-11-20"
@@ -469,3 +470,24 @@ def test_settings_of_the_command_line_reach_the_server_and_the_entry(
         assert run([*command, *option]) == 2
         assert "would not act: the model is behind a server" in capsys.readouterr().err
     assert len(server.log) == 2
+
+
+@pytest.mark.parametrize(
+    ("usage", "longer"),
+    (
+        ({"completion_tokens": 60, "completion_tokens_details": {"reasoning_tokens": 40}}, "1 of 1"),
+        ({"completion_tokens": 60, "reasoning_tokens": 40}, "1 of 1"),  # SGLang
+        ({"completion_tokens": 20, "total_tokens": 70}, "1 of 1"),  # Gemini
+        ({"completion_tokens": 60, "completion_tokens_details": {"reasoning_tokens": 44}}, None),
+        ({"completion_tokens": 60}, None),  # not counted apart
+    ),
+)
+def test_answers_of_more_tokens_than_their_task_gives_are_told(
+    usage: dict[str, Any], longer: str | None, server: Any, path: Path
+) -> None:
+    server.answer = lambda request: (200, body("Yes.", over={"usage": {"prompt_tokens": 10, **usage}}))
+    for _ in range(2):  # the second time out of the ledger
+        lm = OpenAIVisionLM("gpt-5-mini", ledger=path, url=server.url)
+        assert lm.generate_until([asking("Is it?")]) == ["Yes."]
+        assert lm.provenance().get("longer than the limit") == longer
+    assert len(server.log) == 1
