@@ -151,13 +151,14 @@ def facts_of(spec: ModelSpec) -> ModelFacts:
     place = where(spec)
     if spec.backend == "openai":
         return ModelFacts(model=spec.pretrained, where=place, served=True)
+    parameters = round(spec.gigabytes * 1e9 / spec.stored_bytes) if spec.gigabytes else None
     known = ModelFacts(
         model=spec.name,
         where=place,
         rows_at_once=spec.batch_size,
         image_positions=spec.image_positions,
-        weights=round(spec.gigabytes * 1e9) if spec.gigabytes else None,
-        parameters=round(spec.gigabytes * 1e9 / spec.stored_bytes) if spec.gigabytes else None,
+        weights=None if parameters is None else parameters * _bytes_computed(spec),
+        parameters=parameters,
         source="sizes in `harness models`" if spec.gigabytes else "",
     )
     folder = _find_weights(spec)
@@ -193,9 +194,13 @@ def _read_sizes(known: ModelFacts, folder: Path, spec: ModelSpec) -> ModelFacts:
     if all(isinstance(number, int) for number in shape):
         layers, heads, width = shape
         head = text.get("head_dim") or width // heads
-        bytes_each = 4 if spec.dtype == "float32" or (parameters and stored / parameters > 3) else 2
-        kept = 2 * layers * (text.get("num_key_value_heads") or heads) * head * bytes_each
+        kept = 2 * layers * (text.get("num_key_value_heads") or heads) * head * _bytes_computed(spec)
     if not parameters:
         return replace(known, kept_per_position=kept)
-    weights = 4 * parameters if spec.dtype == "float32" else stored
+    weights = 4 * parameters if spec.dtype == "float32" else min(stored, _bytes_computed(spec) * parameters)
     return replace(known, weights=weights, parameters=parameters, kept_per_position=kept, source="its files")
+
+
+def _bytes_computed(spec: ModelSpec) -> int:
+    """Of one weight on a GPU: half precision, whatever is stored, unless the spec says otherwise."""
+    return 4 if spec.dtype == "float32" else 2

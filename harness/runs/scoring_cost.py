@@ -151,10 +151,11 @@ def _is_measured(entry: Entry, device: str | None) -> bool:
 
 
 def cost_of_scoring(
-    tasks: Sequence[TaskSpec], judge: Judge | None, settings: EvalSettings, rate: Rate | None
+    tasks: Sequence[TaskSpec], judge: Judge | None, settings: EvalSettings, rate: Rate | None, *, read: bool = False
 ) -> ScoringCost:
-    """What one model takes; data that are not on this machine are not read, but counted as their task says."""
-    found = {task.name: _cost_of_task(task, judge, settings, rate) for task in tasks}
+    """What one model takes; data of the hub are not read unless a run has just read them (`read`), but counted as their
+    task says."""
+    found = {task.name: _cost_of_task(task, judge, settings, rate, read=read) for task in tasks}
     return ScoringCost(tasks=found, measured="" if rate is None else rate.of)
 
 
@@ -170,8 +171,10 @@ def scoring_words(scoring: Scoring, folder: Path) -> str:
     return cost.words(Planned(count=len(waiting) or None, how=how))
 
 
-def _cost_of_task(task: TaskSpec, judge: Judge | None, settings: EvalSettings, rate: Rate | None) -> TaskCost:
-    is_here = task.data == "embedded" or (settings.data.get(task.name) or stored(task.name)) is not None
+def _cost_of_task(
+    task: TaskSpec, judge: Judge | None, settings: EvalSettings, rate: Rate | None, *, read: bool
+) -> TaskCost:
+    is_here = read or task.data == "embedded" or (settings.data.get(task.name) or stored(task.name)) is not None
     asks = task.judged and isinstance(judge, OpenAIJudge)
     docs = None
     if is_here and (asks or task.rows is None or task.name in settings.data):

@@ -176,7 +176,9 @@ class _Run:
             left = planned.count - len(done)
             planned = replace(planned, count=left, how=f"{planned.how}, {len(done)} are on the board, {left} are left")
         rate = rate_of(recipe.base, self.tasks, [self.board])
-        log.info("%s", cost_of_scoring(self.tasks, scoring.judge, scoring.settings, rate).words(planned))
+        read = not scoring.after_training  # to score the base
+        cost = cost_of_scoring(self.tasks, scoring.judge, scoring.settings, rate, read=read)
+        log.info("%s", cost.words(planned))
 
     def train_arms(self, data: TrainingData, layout: Layout | None) -> tuple[dict[str, Job], Stop | None]:
         """Train, and the control: the jobs by arm, and why training was stopped early."""

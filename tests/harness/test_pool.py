@@ -206,11 +206,12 @@ def test_what_is_known_of_a_model_is_read_from_its_files_or_from_the_table(rando
     count = sum(tensor.numel() for tensor in load_file(random_model / "model.safetensors").values())
     assert facts_of(find(str(random_model))).parameters == count
     assert torch.float32 in {tensor.dtype for tensor in load_file(random_model / "model.safetensors").values()}
-    assert facts_of(find(str(random_model))).weights == 4 * count
+    assert facts_of(find(str(random_model))).weights == 2 * count  # a GPU computes in half precision
     table = facts_of(find("llava-1.5-7b"))
     assert (table.weights, table.parameters) == (14_100_000_000, 7_050_000_000)
     assert (table.image_positions, table.rows_at_once) == (576, 8)
-    assert facts_of(find("instructblip-7b")).parameters == 7_925_000_000  # stored in float32
+    stored_in_float32 = facts_of(find("instructblip-7b"))
+    assert (stored_in_float32.weights, stored_in_float32.parameters) == (15_850_000_000, 7_925_000_000)
     served = facts_of(find("gpt-4v"))
     assert (served.served, served.weights, served.model) == (True, None, "gpt-4o-2024-11-20")
 
