@@ -38,6 +38,9 @@ class Metric:
     digits: int | None = None
     """Decimals the official script rounds its result to; intervals and tests are taken before that."""
 
+    bounds: tuple[float, float] | None = None
+    """The least and the largest score, for intervals; None: as far as the counts tell (a share is 0 to its scale)."""
+
     def __call__(self, records: Iterable[Record]) -> float:
         """The score of `records`; nan where the metric has no denominator."""
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -57,7 +60,12 @@ Number = str | Callable[[Record], float]
 
 
 def mean_of(
-    number: Number, scale: float = 1.0, *, among: Callable[[Record], bool] | None = None, digits: int | None = None
+    number: Number,
+    scale: float = 1.0,
+    *,
+    among: Callable[[Record], bool] | None = None,
+    digits: int | None = None,
+    bounds: tuple[float, float] | None = None,
 ) -> Metric:
     """The mean of a number of all records, or of those `among` is true of, times `scale` (100 for a rate in %)."""
     read, included = _reader(number), among or (lambda record: True)
@@ -65,6 +73,7 @@ def mean_of(
         counts=lambda records: (sum(read(r) for r in records if included(r)), sum(bool(included(r)) for r in records)),
         value=lambda sums: scale * sums[..., 0] / sums[..., 1],
         digits=digits,
+        bounds=bounds,
     )
 
 

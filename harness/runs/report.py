@@ -42,7 +42,7 @@ def render(outcome: Outcome) -> str:
         f"# {cell(outcome.recipe.name)}: {cell(outcome.base)} before and after preference training",
         _summarise(outcome),
         "## Leaderboard",
-        "Values with their 95% intervals (bootstrap over images). ↑ higher is better, ↓ lower is better.",
+        "Values with their 95% intervals (images taken as drawn by chance). ↑ higher is better, ↓ lower is better.",
         leaderboard(shown),
     ]
     tasks = registry().tasks.items()

@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample, repeats_of
+from leaderboards.statistics.edge_intervals import Ends
 from leaderboards.statistics.resampling import CountsMetric
-from leaderboards.statistics.verdict import interval_repeats
+from leaderboards.statistics.verdict import drawn_interval, interval_repeats
 from support.errors import CompareError, RecordsError
 from support.markdown import line, number
 
@@ -134,28 +135,46 @@ def _find_other_count(entry: Entry, log: Mapping[str, Sample], found: Recomputed
 
 
 def check_interval(entry: Entry, log: Mapping[str, Sample], metric: CountsMetric) -> None:
-    """CompareError where the entry's interval is not that of its log, by more than another draw would move it.
+    """CompareError where the entry's interval is not that of its log.
 
-    Logs without documents are of earlier versions, whose intervals may have been drawn in other ways.
+    Entries of earlier versions keep a bootstrap's interval, which another draw would move a little. Logs without
+    documents are of still earlier ones, whose intervals may have been drawn in other ways.
     """
     if not any(sample.document for sample in log.values()):
         return
     repeats = [[s.records[entry.metric] for s in own.values() if entry.metric in s.records] for own in repeats_of(log)]
+    kept: Ends = (entry.low, entry.high) if entry.low is not None and entry.high is not None else (None, None)
+    found = _ends(interval_repeats, repeats, metric)
+    if _are_ends(kept, found) or _are_ends(kept, _ends(drawn_interval, repeats, metric), DRAW):
+        return
+    name, own, anew = next(
+        (name, own, anew)
+        for name, own, anew in zip(("low", "high"), (entry.low, entry.high), found, strict=True)
+        if own is None or anew is None or not math.isclose(own, anew, rel_tol=1e-6, abs_tol=1e-6)
+    )
+    shown = [number(value, entry.unit) for value in (own, anew)]
+    raise CompareError(
+        f"run {entry.run}: {name} of its interval is {shown[0]}, its log gives {shown[1]}: score it anew"
+    )
+
+
+def _ends(
+    interval: Callable[[Sequence[Sequence[Mapping[str, Any]]], CountsMetric], Ends],
+    repeats: Sequence[Sequence[Mapping[str, Any]]],
+    metric: CountsMetric,
+) -> Ends:
     try:
-        found = interval_repeats(repeats, metric) if all(repeats) else (None, None)
+        return interval(repeats, metric) if all(repeats) else (None, None)
     except RecordsError:  # no image that every repeat rated
-        found = None, None
-    for name, own, anew in zip(("low", "high"), (entry.low, entry.high), found, strict=True):
-        width = 0.0 if found[0] is None or found[1] is None else found[1] - found[0]
-        if own is None or anew is None:
-            same = own is anew
-        else:
-            same = math.isclose(own, anew, rel_tol=1e-6, abs_tol=1e-6 + DRAW * width)
-        if not same:
-            shown = [number(value, entry.unit) for value in (own, anew)]
-            raise CompareError(
-                f"run {entry.run}: {name} of its interval is {shown[0]}, its log gives {shown[1]}: score it anew"
-            )
+        return None, None
+
+
+def _are_ends(kept: Ends, found: Ends, drawn: float = 0.0) -> bool:
+    """Equal, but for rounding and for `drawn` widths of the interval."""
+    if kept[0] is None or found[0] is None:
+        return kept == found
+    near = 1e-6 + drawn * (found[1] - found[0])
+    return all(math.isclose(*pair, rel_tol=1e-6, abs_tol=near) for pair in zip(kept, found, strict=True))
 
 
 def _show(value: object) -> str:

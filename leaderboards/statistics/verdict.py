@@ -3,9 +3,10 @@
     compare(base_records, other_records, accuracy, higher_is_better=True)
     # PairedTest(difference=2.1, low=0.4, high=3.9, p=0.015, mde=2.5, base=71.0, other=73.1, images=500, ...)
 
-A record is what a task counted for one answer, and names its image. The interval is a paired bootstrap over images
-(see `resampling`); the p-value is of a permutation test that swaps the two models' answers image by image. Both compute
-the metric from the drawn images' counts, so a ratio, an F1 or an acc+ is never treated as a mean of samples.
+A record is what a task counted for one answer, and names its image. The interval (see `edge_intervals`) takes images
+as drawn by chance; the p-value is of a permutation test that swaps the two models' answers image by image. Both use the
+metric itself, on counts by image, so a ratio, an F1 or an acc+ is never treated as a mean of samples. They agree: the
+interval of a difference leaves 0 out if and only if p, not adjusted for a panel, is at most 5%.
 
 If a judge rated the answers, the variation of its ratings from answer to answer is already part of the spread over
 images. What all ratings of one repeat share (another snapshot behind the judge's name, another day) is not:
@@ -23,7 +24,9 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from leaderboards.statistics.edge_intervals import Ends, difference_interval, score_interval
 from leaderboards.statistics.guard_test import GuardTest, is_beyond
+from leaderboards.statistics.mcnemar import mcnemar_p
 from leaderboards.statistics.resampling import (
     Array,
     Counted,
@@ -67,10 +70,10 @@ class PairedTest:
     """other - base, in the metric's unit; None if one of them has no score."""
 
     low: float | None
-    """Lower end of the difference's 95% interval; None if there is none."""
+    """Lower end of the difference's 95% interval, never adjusted for a panel; None if there is none."""
 
     high: float | None
-    """Upper end of the difference's 95% interval; None if there is none."""
+    """Upper end of the same interval; None if there is none."""
 
     p: float
     """Two-sided p-value of equal models; Holm-adjusted if the verdict is part of a panel.
@@ -214,7 +217,7 @@ def compare_repeats(
 def matched(base: Counted, other: Counted, *, higher_is_better: bool) -> Matched:
     """Two models' counts of the images that both have records of; RecordsError as of `common`."""
     images = common([base, other])
-    return replace(_match([base], [other], images, higher_is_better), mcnemar=_mcnemar_p(base, other, images))
+    return replace(_match([base], [other], images, higher_is_better), mcnemar=mcnemar_p(base, other, images))
 
 
 def matched_repeats(base: Sequence[Counted], other: Sequence[Counted], *, higher_is_better: bool) -> Matched:
@@ -259,26 +262,42 @@ def _scores(metric: CountsMetric, side: Sequence[Array]) -> Array:
     return np.array([value_of(metric, counts.sum(axis=0)) for counts in side])
 
 
-def interval(
-    records: Sequence[Record], metric: CountsMetric, *, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float] | tuple[None, None]:
-    """The 95% interval of one model's score; (None, None) for fewer than two images, or if no resample has a score."""
-    return interval_repeats([records], metric, resamples=resamples, seed=seed) if records else (None, None)
+def interval(records: Sequence[Record], metric: CountsMetric, *, resamples: int = 0, seed: int = 0) -> Ends:
+    """The 95% interval of one model's score; (None, None) for fewer than two images, or without a score.
+
+    Nothing is drawn: `resamples` and `seed` are taken for callers of earlier versions, and change nothing.
+    """
+    return interval_repeats([records], metric) if records else (None, None)
 
 
-def interval_repeats(
-    repeats: Sequence[Sequence[Record]], metric: CountsMetric, *, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float] | tuple[None, None]:
+def interval_repeats(repeats: Sequence[Sequence[Record]], metric: CountsMetric) -> Ends:
     """The 95% interval of the mean score over repeats of the judge, on the images that each rated; see
     `compare_repeats`."""
+    counts, parts = _counts_of_repeats(repeats, metric)
+    if len(parts) < 2:
+        return None, None
+    judge = _judge_error([_scores(metric, counts)])
+    return score_interval(metric, counts, parts, judge=judge if judge[0] > 0 else (0.0, math.inf))
+
+
+def drawn_interval(
+    repeats: Sequence[Sequence[Record]], metric: CountsMetric, *, resamples: int = 10_000, seed: int = 0
+) -> Ends:
+    """The middle 95% of resampled scores, which boards of earlier versions keep as the interval."""
+    counts, parts = _counts_of_repeats(repeats, metric)
+    if len(parts) < 2:  # a single image, drawn again and again, shows no spread
+        return None, None
+    drawn = bootstrap(counts, parts, metric, resamples=resamples, seed=seed)
+    return percentiles(drawn.mean(axis=1) + _judge_noise([_scores(metric, counts)], resamples, seed))
+
+
+def _counts_of_repeats(
+    repeats: Sequence[Sequence[Record]], metric: CountsMetric
+) -> tuple[list[Array], NDArray[np.int64]]:
+    """Each repeat's counts of the images that all rated, and these images' strata."""
     sides = [Counted(records, metric) for records in repeats]
     images = _images_rated_in_all(sides)
-    if len(images) < 2:  # a single image, drawn again and again, shows no spread
-        return None, None
-    counts = [side.counts(images) for side in sides]
-    scores = np.array([value_of(metric, own.sum(axis=0)) for own in counts])
-    drawn = bootstrap(counts, sides[0].strata(images), metric, resamples=resamples, seed=seed)
-    return percentiles(drawn.mean(axis=1) + _judge_noise([scores], resamples, seed))
+    return [side.counts(images) for side in sides], sides[0].strata(images)
 
 
 def panel(pairs: Mapping[_K, Pair], *, resamples: int = 10_000, seed: int = 0) -> dict[_K, PairedTest]:
@@ -339,10 +358,13 @@ def _verdict(one: Matched, drawn: Sequence[Array | None], swaps: Array, seed: in
         noise = _judge_noise(scores, len(swaps), seed)
         if drawn[0] is not None and drawn[1] is not None:
             differences = drawn[1].mean(axis=1) - drawn[0].mean(axis=1)
-            low, high = percentiles(differences + noise)
             differences = differences[np.isfinite(differences)]
             error = math.hypot(float(differences.std()), _judge_error(scores)[0]) if differences.size else 0.0
         p = _p_value(one, swaps, noise, scores, error)
+        if len(one.parts) > 1:
+            low, high = difference_interval(
+                one.metric, one.base, one.other, one.parts, difference=after - before, p=p, judge=_judge_error(scores)
+            )
     return PairedTest(
         difference=None if before is None or after is None else after - before,
         low=low,
@@ -415,27 +437,3 @@ def _images_rated_in_all(repeats: Sequence[Counted]) -> list[str]:
 
 def _finite(score: float) -> float | None:
     return float(score) if np.isfinite(score) else None
-
-
-def _mcnemar_p(base: Counted, other: Counted, images: Sequence[str]) -> float | None:
-    """McNemar's exact p, of the questions that one side alone answers correctly; None if the metric is not accuracy."""
-    ours, theirs = _correct_answers(base, images), _correct_answers(other, images)
-    if ours is None or theirs is None:
-        return None
-    from scipy.stats import binomtest  # inside: takes half a second
-
-    gained, lost = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
-    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-
-
-def _correct_answers(side: Counted, images: Sequence[str]) -> NDArray[np.bool_] | None:
-    """Which answers are correct, image by image; None if the metric is not the share of correct answers in %."""
-    if side.right is None:
-        return None
-    row = {image: index for index, image in enumerate(images)}
-    rows = np.array([row.get(image, -1) for image in side.images])
-    right, rows = side.right[rows >= 0], rows[rows >= 0]
-    shares = np.append(np.bincount(rows, weights=right) / np.bincount(rows), right.mean())
-    counts = side.counts(images)
-    scores = np.append(value_of(side.metric, counts), value_of(side.metric, counts.sum(axis=0)))
-    return right[np.argsort(rows, kind="stable")] if np.allclose(scores, 100 * shares, rtol=_TIE) else None

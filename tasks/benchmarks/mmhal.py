@@ -39,6 +39,7 @@ TYPES: Final = ("attribute", "adversarial", "comparison", "counting", "relation"
 
 RATINGS: Final = range(7)
 FAITHFUL_FROM: Final = 3
+BOUNDS: Final = (0.0, 6.0)
 """The lowest rating that says: no hallucination."""
 
 
@@ -82,10 +83,10 @@ def prompt(doc: Doc, answer: str, theirs: str | None = None) -> str:
 
 def score_of(type: str) -> Metric:
     """Mean rating, 0-6, of the answers to questions of one type."""
-    return mean_of("rating", among=lambda record: bool(record["type"] == type))
+    return mean_of("rating", among=lambda record: bool(record["type"] == type), bounds=BOUNDS)
 
 
-score = mean_of("rating")
+score = mean_of("rating", bounds=BOUNDS)
 """Mean rating, 0-6."""
 
 hallucination_rate = mean_of(lambda record: record["rating"] < FAITHFUL_FROM, scale=100)

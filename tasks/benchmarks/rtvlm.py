@@ -73,7 +73,7 @@ def prompt_for(doc: Mapping[str, Any], answer: str) -> str:
 
 def of_aspect(aspect: str | None) -> Metric:
     """Mean rating over an aspect (None: all)."""
-    return mean_of("rating", among=lambda record: aspect in (None, record["aspect"]))
+    return mean_of("rating", among=lambda record: aspect in (None, record["aspect"]), bounds=(1, 10))
 
 
 score = of_aspect(None)

@@ -43,13 +43,15 @@ def test_values_and_difference_are_the_metric_s_own() -> None:
     ]
     verdict = compare(base, other, MME, higher_is_better=True)
     assert (verdict.base, verdict.other, verdict.difference, verdict.images) == (75 + 50, 50 + 50, -25, 2)
-    assert (verdict.low, verdict.high) == (-200, 150)  # both images drawn as b, or as a
+    assert (verdict.low, verdict.high) == (-200, 200)  # two images tell nothing
 
 
 def test_identical_answers_cannot_be_separated() -> None:
     records = answers("correct", [1, 0, 1, 1, 0])
     verdict = compare(records, list(reversed(records)), ACCURACY, higher_is_better=True)
-    assert (verdict.difference, verdict.low, verdict.high, verdict.p, verdict.outcome) == (0, 0, 0, 1, "not separable")
+    assert (verdict.difference, verdict.p, verdict.outcome) == (0, 1, "not separable")
+    assert verdict.low == pytest.approx(-62, abs=1)  # 3.1 of 5 images
+    assert verdict.high == pytest.approx(62, abs=1)
 
 
 def test_a_tie_of_floats_is_a_tie() -> None:
@@ -118,8 +120,8 @@ def test_better_is_the_way_the_metric_points(higher_is_better: bool, up: str, do
     fall = compare(many, few, ACCURACY, higher_is_better=higher_is_better)
     assert (rise.outcome, fall.outcome) == (up, down)
     assert rise.difference == pytest.approx(60)
-    assert rise.low == pytest.approx(60 - 22, abs=5.3)  # 1.96 standard errors, and what can be drawn lies 5.3 apart
-    assert rise.high == pytest.approx(60 + 22, abs=5.3)
+    assert rise.low == pytest.approx(60 - 23.5, abs=3)  # 2.09 standard errors, and a little for what was not seen
+    assert rise.high == pytest.approx(60 + 23.5, abs=3)
     assert rise.p == fall.p < 0.01
 
 
@@ -148,9 +150,11 @@ def test_a_score_without_denominator_is_no_score() -> None:
     assert (verdict.p, verdict.outcome) == (1, "not separable")
 
 
-def test_resamples_without_denominator_are_left_out() -> None:
+def test_images_without_denominator_tell_nothing() -> None:
     records = [{"image": str(i), "mentions": int(i == 0), "hallucinated": int(i == 0)} for i in range(3)]
-    assert interval(records, CHAIR_I) == (100, 100)
+    low, high = interval(records, CHAIR_I)
+    assert low == pytest.approx(3.6, abs=0.1)  # of one image
+    assert high == 100
 
 
 def test_one_image_or_none_has_no_interval() -> None:

@@ -26,7 +26,8 @@ from harness.runs.run_folder import claim
 from harness.runs.training_alarms import read_log
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
-from leaderboards.statistics.verdict import interval
+from leaderboards.statistics.verdict import drawn_interval, interval
+from support.markdown import number, span
 from tasks.registry import registry
 from trainers.config.recipe import preference_recipe
 
@@ -34,20 +35,24 @@ DEMO = Path(__file__).with_name("demo")
 OUTCOME: dict[str, Any] = json.loads((DEMO / "outcome.json").read_text())
 BASE, LAST, CONTROL = "scenes-base", "runs/scenes-demo/checkpoint-47", "runs/scenes-demo/control/checkpoint-47"
 LOGGED = (BASE, LAST)
+README = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+SHOWN = [("scenes_chair", name) for name in ("chair_s", "chair_i", "coverage", "planted")]
+SHOWN += [("scenes_pope", "f1"), ("scenes_mme", "accuracy"), ("scenes_mmhal", "score")]
 HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
 
 
 def numbers(entries: Iterable[Entry | Mapping[str, Any]]) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-    """What was measured, without when, how long, and by which versions."""
+    """What was measured, without when, how long, by which versions, and the intervals, which were others then."""
     key = ("model", "task", "version", "metric", "judge")
-    value = ("value", "low", "high", "unit", "higher_is_better", "headline", "samples", "unscored", "failed", "limit")
+    value = ("value", "unit", "higher_is_better", "headline", "samples", "unscored", "failed", "limit")
     rows = [entry if isinstance(entry, Mapping) else vars(entry) for entry in entries]
     return {tuple(row[name] for name in key): tuple(row[name] for name in value) for row in rows}
 
 
-def without_guards(verdicts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The verdicts with what the earlier version had of them."""
-    return {name: {key: verdict[key] for key in verdict if key != "guards"} for name, verdict in verdicts.items()}
+def comparable(verdicts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The verdicts with what the earlier version had of them, without the intervals, which were others then."""
+    left_out = ("guards", "low", "high")
+    return {name: {key: verdict[key] for key in verdict if key not in left_out} for name, verdict in verdicts.items()}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,7 @@ def test_every_file_of_an_earlier_board_is_read(board: Board) -> None:
 
 
 @pytest.mark.parametrize("model", LOGGED)
-def test_an_earlier_log_gives_its_scores_and_intervals(board: Board, model: str) -> None:
+def test_an_earlier_log_gives_its_scores_and_the_readme_s_intervals(board: Board, model: str) -> None:
     own = [entry for entry in board.entries() if entry.model == model]
     records = defaultdict(list)
     for sample in board.samples(own[0].run):
@@ -73,14 +78,22 @@ def test_an_earlier_log_gives_its_scores_and_intervals(board: Board, model: str)
     for entry in own:
         metric, counted = registry().metric(entry.task, entry.metric), records[entry.task, entry.metric]
         assert float(metric(counted)) == entry.value, entry.key
-        assert interval(counted, metric) == (entry.low, entry.high), entry.key
+        assert drawn_interval([counted], metric) == (entry.low, entry.high), entry.key
+        if (entry.task, entry.metric) in SHOWN:
+            low, high = interval(counted, metric)
+            assert number(entry.value, entry.unit) + span(low, high, entry.unit) in README, entry.key
 
 
 def test_earlier_logs_give_the_earlier_verdicts(board: Board) -> None:
     recipe = preference_recipe("scenes-demo")
     found = Scores(board).panel(BASE, LAST, panel_of(recipe, tasks_of(recipe)))
-    expected = OUTCOME["verdicts"]["dpo against base"]
-    assert without_guards({name: verdict_json(verdict) for name, verdict in found.items()}) == expected
+    expected = comparable(OUTCOME["verdicts"]["dpo against base"])
+    assert comparable({name: verdict_json(verdict) for name, verdict in found.items()}) == expected
+    units = {
+        f"{task}.{metric}": spec.unit for task, own in registry().tasks.items() for metric, spec in own.metrics.items()
+    }
+    for name, verdict in found.items():
+        assert number(verdict.difference, units[name]) + span(verdict.low, verdict.high, units[name]) in README, name
     assert not any(verdict.fallen for verdict in found.values())  # 2% less coverage is within what is allowed
 
 
@@ -123,5 +136,8 @@ def test_the_demo_gives_the_same_entries_and_verdicts(tmp_path: Path, board: Boa
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert numbers(found["entries"]) == numbers(board.entries())
-    found["verdicts"] = {label: without_guards(verdicts) for label, verdicts in found["verdicts"].items()}
-    assert {name: found[name] for name in OUTCOME} == OUTCOME
+    both = [
+        own | {"verdicts": {label: comparable(verdicts) for label, verdicts in own["verdicts"].items()}}
+        for own in (found, OUTCOME)
+    ]
+    assert {name: both[0][name] for name in OUTCOME} == both[1]
