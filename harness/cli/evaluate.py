@@ -193,6 +193,7 @@ def eval_command(
     specs = _find_models(context, model, models)  # a wrong one is told before torch is imported
 
     from harness.evaluation.make_judge import check_judge
+    from harness.evaluation.preflight import needs_of_servers
     from harness.evaluation.score_models import ModelScorer
     from harness.serving.server_host import ServerHost
     from leaderboards.board.board import Board
@@ -214,7 +215,7 @@ def eval_command(
         (Path(given).as_posix() if Path(given).is_dir() else spec.name, replace(spec, strict=run.strict))
         for given, spec in zip(model, specs, strict=True)
     ]
-    needs = _find_needs(chosen, rater, settings, specs, run.max_failed)
+    needs = [*_find_needs(chosen, rater, settings, specs, run.max_failed), *needs_of_servers(server, rater)]
     scorer = ModelScorer(
         tasks=chosen,
         judge=rater,

@@ -123,7 +123,7 @@ def train_then_eval_command(
         check_world()
     settings = EvalSettings(data=data.of_tasks(_names_of_tasks(found)), partial_data=data.partial, limit=limit)
     with Stages():
-        require_run_ready(found, folder, rater, settings)
+        require_run_ready(found, folder, rater, settings, server)
         processes = layout if layout is not None and layout.needs_launch else None
         asked: dict[str, Any] = {"early_stop": training.early_stop, "remote_code": training.trust_remote_code}
         asked["settings"] = settings

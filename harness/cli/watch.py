@@ -16,6 +16,7 @@ from harness.evaluation.eval_settings import EvalSettings
 from harness.runs.watch import WatchSettings
 from harness.serving.settings import ServerSettings
 from support.errors import FAILED, OK, one_line
+from support.stages import Stages
 
 if TYPE_CHECKING:
     from harness.runs.scoring_queue import Scoring
@@ -56,14 +57,13 @@ def watch_command(
 
     After an interruption the same command continues.
     """
-    from harness.evaluation.preflight import require_ready
+    from harness.evaluation.preflight import needs_of_servers, require_ready
     from harness.models.load import register
     from harness.models.spec import find
     from harness.runs.scoring_cost import scoring_words
     from harness.runs.scoring_queue import Scoring
     from harness.runs.watch import watch
     from leaderboards.board.board import Board
-    from support.stages import Stages
     from trainers.training.checkpoints import QuietPeriod, find_complete_checkpoints
 
     chosen = expand(tasks)
@@ -76,7 +76,8 @@ def watch_command(
         find(given)  # an unknown base is the command's mistake
     find_complete_checkpoints(folder, QuietPeriod(settings.settle))  # so is a folder that is not there
     with Stages(), _make_host(server, out, judge) or nullcontext() as host:
-        require_ready(chosen, rater, evaluation, models=[] if base is None else [find(base)])
+        models = [] if base is None else [find(base)]
+        require_ready(chosen, rater, evaluation, models=models, more=needs_of_servers(server, rater))
         scoring = Scoring(
             board=Board(out / "board"),
             tasks=chosen,

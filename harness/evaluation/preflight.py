@@ -17,7 +17,9 @@ from harness.models.disk_use import DiskUse, needs_of_room, use_of
 from harness.models.fetch import cached
 from harness.models.hub import SECONDS, ask_hub
 from harness.models.spec import BASE_OPTION, ModelSpec
-from support.errors import Need, NoJudgeError, NotReady, SettingError
+from harness.serving.served_judge import ServedJudge
+from harness.serving.settings import ServerSettings
+from support.errors import Need, NoJudgeError, NotReady, ServerError, SettingError
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 
@@ -59,6 +61,20 @@ def needs_of_judge(judge: Judge | None, tasks: Sequence[TaskSpec], settings: Eva
         why, _, command = words.partition("; ")
         return [Need(what=what, why=why, command=command or "name one by --judge")]
     return []
+
+
+def needs_of_servers(server: ServerSettings | None, judge: Judge | None = None) -> list[Need]:
+    """The programs that are to serve the models and the judge, where they are not installed."""
+    asked = [server, judge.host.settings if isinstance(judge, ServedJudge) else None]
+    needs = []
+    for settings in filter(None, asked):
+        try:
+            settings.find_program()
+        except ServerError as error:
+            what, _, words = str(error).partition(": ")
+            why, _, command = words.partition("; ")
+            needs.append(Need(what=what, why=why, command=command))
+    return list(dict.fromkeys(needs))
 
 
 def _lost_pictures(status: DataStatus, most_lost: float) -> Iterator[Need]:

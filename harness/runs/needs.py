@@ -6,10 +6,11 @@ from typing import Final
 
 from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.make_judge import NAME_ONE
-from harness.evaluation.preflight import needs_of_models, require_ready
+from harness.evaluation.preflight import needs_of_models, needs_of_servers, require_ready
 from harness.models.hub import SECONDS, ask_hub
 from harness.models.spec import ModelSpec, find
 from harness.runs.checkpoint_selection import tasks_of
+from harness.serving.settings import ServerSettings
 from leaderboards.board.board import Board
 from support.errors import InputError, Need
 from support.shards import is_there
@@ -22,13 +23,15 @@ from trainers.data.read_preferences import hub_id_of, is_local
 OPTIONS: Final = "--data PATH, and --images FOLDER for its pictures"
 
 
-def require_run_ready(recipe: PreferenceRecipe, out: Path, judge: Judge, settings: EvalSettings) -> None:
+def require_run_ready(
+    recipe: PreferenceRecipe, out: Path, judge: Judge, settings: EvalSettings, server: ServerSettings | None = None
+) -> None:
     """NotReady where the recipe's run lacks anything; of a run that has scored its base, only what it goes on with."""
     tasks = tasks_of(recipe)
     scored = {entry.task for entry in Board(out / "board").entries()} if (out / "board").is_dir() else set()
     if scored.issuperset(task.name for task in tasks):
         return  # each step tells what it lacks
-    more = [*_needs_of_source(recipe, judge)]
+    more = [*_needs_of_source(recipe, judge), *needs_of_servers(server, judge)]
     require_ready(tasks, judge, settings, models=[find(recipe.base)], more=more)
 
 

@@ -24,7 +24,9 @@ COMMANDS: Final = {
     "vllm": f"vllm serve {{model}} {_COMMON}",
     "sglang": f"python -m sglang.launch_server --model-path {{model}} {_COMMON}",
 }
-"""By engine; VLLM_BIN names another `vllm`."""
+"""By engine."""
+PROGRAMS: Final = {"vllm": "VLLM_BIN", "sglang": "SGLANG_PYTHON"}
+"""The variable that names each one's program: another `vllm`, and the Python of an environment that has SGLang."""
 BESIDE: Final = Path(__file__).resolve().parents[2] / ".venv-vllm" / "bin" / "vllm"
 """Where `make vllm` puts it."""
 
@@ -67,6 +69,8 @@ class ServerSettings:
                 raise SettingError(f"--serve-set '{name}={value}': {name!r} is no name of a flag")
             if _plain(name) in _OURS:
                 raise SettingError(f"--serve-set {name}={value}: the harness sets this flag itself")
+            if self.command == "sglang" and value.lower() == "false":
+                raise SettingError(f"--serve-set {name}={value}: would not act: SGLang's flags are set or left out")
         remember(*_find_secrets([word for pair in self._pairs() for word in pair], self.options))
 
     @property
@@ -111,7 +115,7 @@ class ServerSettings:
         """The path of the program. ServerError where it is not installed."""
         word = self._template()[0]
         if (found := shutil.which(word)) is None:
-            hint = " and name its command by VLLM_BIN" if self.command == "vllm" else ""
+            hint = f" and name its program by {PROGRAMS[self.command]}" if self.command in PROGRAMS else ""
             missing = f"no `{word}` on the PATH; install it in an environment of its own{hint}"
             raise ServerError(f"--serve {self.command}: {missing}")
         return found
@@ -152,7 +156,9 @@ class ServerSettings:
             raise SettingError(f"serve command {self.command!r}: {known}")
         if self.command == "vllm":
             beside = str(BESIDE) if shutil.which(BESIDE) and not shutil.which(words[0]) else words[0]
-            words[0] = os.environ.get("VLLM_BIN") or beside
+            words[0] = beside
+        if self.command in PROGRAMS:
+            words[0] = os.environ.get(PROGRAMS[self.command]) or words[0]
         return words
 
 

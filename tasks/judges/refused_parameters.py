@@ -65,7 +65,7 @@ _LIMIT_WANTED: Final = re.compile(
 )
 _LIMIT_REACHED: Final = re.compile(
     r"(max_tokens|output limit|token limit)[^.]{0,40} (was|were|been|is) reached|could not (be )?finish"
-    r"|max_(output_|completion_)?tokens\W.{0,60}(below|minimum|at least|greater than|>=)",
+    r"|max_(output_|completion_)?tokens\W.{0,60}(below|minimum|at least|(?<!n't be )(?<!not be )greater than|>=)",
     re.IGNORECASE,
 )
 _IN_TEXT: Final = re.compile(r"['\"]loc['\"]:\s*([(\[][^)\]]*[)\]]|['\"][^'\"]*)")

@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from harness.models.spec import find
 from harness.serving.pool_servers import plan_of, serve_pool, servers_of
 from harness.serving.settings import ServerSettings
-from support.errors import ClusterError, InputError, SettingError
+from support.errors import ClusterError, InputError, ServerError, SettingError
 from tests.slurm.cluster import CLUSTERS, is_running, soon
 from trainers.cluster.slurm import Cluster, Resources, resources
 from trainers.config.data import PoolModel
@@ -186,6 +187,18 @@ def test_the_plan_shows_command_and_script(tmp_path: Path, monkeypatch: pytest.M
 def test_sglang_is_started_by_its_module() -> None:
     (server,) = servers_of([PoolModel(model="llava-1.5-7b")], ServerSettings(command="sglang"))
     assert server.command[:5] == ("python", "-m", "sglang.launch_server", "--model-path", "llava-hf/llava-1.5-7b-hf")
+
+
+def test_an_environment_variable_names_the_python_that_has_sglang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGLANG_PYTHON", "/opt/sglang/bin/python")
+    settings = ServerSettings(command="sglang", flags={"disable-radix-cache": "true", "tp": "2"})
+    words = settings.command_of(find("scenes-base"), name="x")
+    assert words[:4] == ["/opt/sglang/bin/python", "-m", "sglang.launch_server", "--model-path"]
+    assert words[-3:] == ["--disable-radix-cache", "--tp", "2"]
+    with pytest.raises(ServerError, match="SGLANG_PYTHON"):
+        settings.find_program()
+    with pytest.raises(SettingError, match="would not act"):  # it has no --no-disable-radix-cache
+        ServerSettings(command="sglang", flags={"disable-radix-cache": "false"})
 
 
 def test_an_adapter_is_served_under_the_members_name(tmp_path: Path) -> None:

@@ -88,3 +88,34 @@ def test_a_run_scores_its_base_and_checkpoints_on_one_server(
     (log,) = (tmp_path / "run" / "servers").glob("*.log")
     began = datetime.strptime(log.name.split("-")[-2], "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()
     assert (began < (checkpoint / "checkpoint.json").stat().st_mtime - 1) == keep
+
+
+@pytest.mark.parametrize(
+    "command",
+    (
+        ("eval", "--model", "scenes-base", "--tasks", "scenes_pope", "--serve", "vllm", "--out", "run"),
+        (
+            "eval",
+            "--model",
+            "scenes-base",
+            "--tasks",
+            "scenes_mmhal",
+            "--judge",
+            "scenes-base",
+            "--judge-serve",
+            "vllm",
+        ),
+        ("train-then-eval", "scenes-demo", "--serve", "vllm", "--out", "run"),
+    ),
+    ids=("eval", "judge", "train-then-eval"),
+)
+def test_a_program_that_is_not_installed_is_told_before_anything_is_done(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VLLM_BIN", "/nowhere/vllm")
+    assert cli.run([*command]) == 2
+    said = capsys.readouterr().err
+    assert "--serve vllm: no `/nowhere/vllm` on the PATH; install it" in said
+    assert "scoring" not in said
+    assert not list(tmp_path.rglob("answers*"))

@@ -33,7 +33,7 @@ class Vllm(Profile):
                 status, found = self.error(f"1 validation error:\n  {entry}", param=f"body.{name}")
                 yield status, {"error": found["error"] | {"type": "Bad Request"}}
         if (limit := self.limit_of(body)) is not None and limit > self.context:
-            words = f"max_tokens={limit} is more than max_model_len={self.context}"
+            words = f"max_tokens={limit} cannot be greater than max_model_len={self.context}"
             yield self.error(f"{words} (parameter=max_tokens, value={limit})", param="max_tokens")
 
     def too_long(self, prompt_tokens: int, limit: int) -> Refusal:
