@@ -124,7 +124,8 @@ def is_of_account(error: JudgeDown) -> bool:
 
 _NOT_TAKEN: Final = re.compile(
     r"(unsupported|unknown|unrecogni[sz]ed|unexpected|extra) (request )?(param|argument|field|name|input|keyword|value)"
-    r"|(does not|doesn't|do not|don't|not) support|invalid_request_error|BadRequestError",
+    r"|(does not|doesn't|do not|don't|not) support|invalid (params?|request|argument)\b"
+    r"|invalid_request_error|BadRequestError",
     re.IGNORECASE,
 )
 """What a server that says 500, or 200, says of a request that it will never take: gateways and llama.cpp do so."""

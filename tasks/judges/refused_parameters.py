@@ -23,6 +23,8 @@ BY_VALUE: Final = ("temperature", "top_p")
 """Of these a model may refuse one value and take another (MM-Vet's tries go up to 1.5)."""
 _FIRST: Final = ("temperature", "top_p", "seed", "stop", "top_logprobs", "logprobs", *LIMITS)
 _FIXED: Final = ("model", "messages", "stream")
+_PARTS: Final = ("content", "image_url", "role", "prompt", "input", "detail")
+"""Of messages."""
 _OTHER_WORDS: Final = {
     "reasoning_effort": r"reasoning[_. ]?effort|\breasoning\b|\bthinking(?:[_ ]?(?:config|level|budget))?\b",
     "response_format": r"response[_ ]?format|json[_ ]?schema|\bjson mode|response_?mime_?type|response_?schema"
@@ -39,7 +41,8 @@ _NOT_KNOWN: Final = re.compile(
     re.IGNORECASE,
 )
 _OF_A_PARAMETER: Final = re.compile(
-    rf"{_NOT_KNOWN.pattern}|param|support|must|should|only|between|range|invalid|default|positive|unmarshal|both",
+    rf"{_NOT_KNOWN.pattern}|param|support|must|should|only|between|range|invalid|default|positive|unmarshal|both"
+    "|\u53c2\u6570|\u4e0d\u652f\u6301",  # "parameter", "not supported"
     re.IGNORECASE,
 )
 _TOO_MUCH: Final = re.compile(
@@ -79,6 +82,8 @@ def refused_parameter(refused: PermanentError, sent: Mapping[str, Any]) -> str |
     if not refused.refused:
         return None
     fields = {part for value in _find_fields(_parse(refused.body)) for part in re.split(r"[.\[\]]+", str(value)[:200])}
+    if not fields & {*sent, *_PARTS}:
+        fields = set()  # Cerebras's param is a kind of error
     words = _words_of(refused)
     fields |= {part for value in _IN_TEXT.findall(words) for part in re.findall(r"\w+", value)}
     named = [name for name in _names_in(sent) if _is_named(name, fields, refused.why if name == DETAIL else words)]
@@ -140,7 +145,9 @@ def _names_in(sent: Mapping[str, Any]) -> list[str]:
 
 def _is_named(name: str, fields: set[str], words: str) -> bool:
     pattern = _OTHER_WORDS.get(name, rf"(?<!\w){re.escape(name)}(?!\w)")
-    in_words = re.search(pattern, words, re.IGNORECASE) is not None and _OF_A_PARAMETER.search(words) is not None
+    in_words = (
+        re.search(pattern, words, re.IGNORECASE | re.ASCII) is not None and _OF_A_PARAMETER.search(words) is not None
+    )
     if not fields:
         return in_words
     return name in fields or (name == SYSTEM and "role" in fields and in_words)

@@ -58,6 +58,8 @@ EXTRA_SEED = {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "m
         ({"detail": [{"loc": ["body", "messages"], "msg": "bad", "input": {"temperature": 0}}]}, None),
         (openai_error("Unrecognized request argument supplied: seed", None), "seed"),  # Azure
         ({"error": {"message": "bedrock does not support parameters: ['seed']", "param": "None"}}, "seed"),  # LiteLLM
+        (openai_error("seed: property is not supported", "validation_error"), "seed"),  # Cerebras
+        ({"error": {"code": "1210", "message": "temperature\u53c2\u6570\u975e\u6cd5"}}, "temperature"),  # Zhipu
         ({"error": {"message": "`temperature` and `top_p` cannot both be specified for this model."}}, "top_p"),
         ({"error": {"message": "temperature: Extra inputs are not permitted", "param": None}}, "temperature"),
         ("[{'type': 'extra_forbidden', 'loc': ('body', 'seed'), 'input': {'temperature': 0.0}}]", "seed"),  # vLLM

@@ -142,6 +142,7 @@ def test_a_run_in_which_some_got_no_reply_can_be_repeated(lost: Any, server: Any
     (
         'json: unknown field "seed"',
         {"message": "seed is not allowed", "type": "invalid_request_error"},
+        {"code": 2013, "msg": "invalid params, seed must be above 0"},
     ),
 )
 def test_a_parameter_refused_in_a_body_of_status_200_is_learnt(error: Any, server: Any, tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_a_candidate_s_thoughts_stay_beside_its_answer_also_out_of_the_ledger(se
     for _ in range(2):
         (answer,) = answers_of(server, tmp_path, until=["\n"])
         assert isinstance(answer, Answer)
-        assert (answer, answer.raw, answer.limited) == ("No.", raw, True)
+        assert (answer, answer.raw, answer.limited) == ("No.", raw, False)  # ended by the stop sequence
     assert [entry["max_tokens"] for entry in server.log] == [9, 9 + ROOM]  # asked once more, with room for thoughts
 
 
