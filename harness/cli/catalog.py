@@ -124,6 +124,12 @@ def tasks_command(context: typer.Context, as_json: Json = False) -> int:
 def tasks_show_command(
     name: Annotated[str, typer.Argument(help="A task's name.")],
     samples: Annotated[int, typer.Option(min=0, help="Also print this many documents, as a model sees them.")] = 0,
+    model: Annotated[
+        str | None, typer.Option(help="Also print the exact text that this model gets, with special tokens.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="With --model: official, bare, a protocol's name, or a TOML file.")
+    ] = "official",
     as_json: Json = False,
     *,
     data: DataOptions,
@@ -135,6 +141,8 @@ def tasks_show_command(
     spec = registry().task(name)
     data.check([spec])
     facts = _facts_of(spec)
+    if model is not None:
+        facts |= _facts_of_asking(spec, model, protocol)
     if samples:
         from harness.evaluation.generate import documents
 
@@ -147,7 +155,9 @@ def tasks_show_command(
         for name, metric in facts["metrics"].items()
     }
     for key, value in facts.items():
-        if isinstance(value, dict):
+        if key == "prompts":
+            print(f"{key}:", *(f"  {name}: {str(text)!r}" for name, text in value.items()), sep="\n")
+        elif isinstance(value, dict):
             print(f"{key}:", *(f"  {name}: {line(str(text))}" for name, text in value.items()), sep="\n")
         elif key in ("published", "samples"):
             print(f"{key}:")
@@ -156,6 +166,28 @@ def tasks_show_command(
         else:
             print(f"{key}: {line(str(value))}")
     return OK
+
+
+def _facts_of_asking(task: "TaskSpec", model: str, choice: str) -> dict[str, Any]:
+    """How a task is asked of a model: the protocol, its sources, and each wording in the model's chat template."""
+    from harness.evaluation.protocol import as_asked, asked_by
+    from harness.evaluation.shown_prompt import outlines, shown
+    from harness.models.spec import find
+
+    spec = as_asked(find(model), choice)
+    asking = asked_by(choice, task, spec)
+    prompts = {which: shown(spec, text, asking.system) for which, text in outlines(asking, task).items()}
+    limit = {} if asking.max_new_tokens is None else {"max_new_tokens": asking.max_new_tokens}
+    sources = [each.source for each in asking.wordings if each.source]
+    pictures = "padded to a square with the mean colour" if spec.pad_pictures else "as the checkpoint's files say"
+    return {
+        "model": model,
+        "protocol": asking.fact,
+        "sources": sources,
+        "prompts": prompts,
+        "pictures": pictures,
+        **limit,
+    }
 
 
 def _marks_of(spec: "TaskSpec") -> tuple[str, str]:

@@ -1,0 +1,94 @@
+"""What exactly a model is asked: a task's wordings by a protocol, in the model's own chat template.
+
+    outlines(asking, task)                      # {"type = relation": "<image>{query}\\nPlease answer yes or no.", ...}
+    shown(spec, "<image>{query}", system="")    # "USER: <image>\\n{query} ASSISTANT:", or a server's messages
+
+Columns stand in braces, so that no data are needed.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from harness.engine.chat_template import ChatTemplate
+from harness.evaluation.protocol import PLACE, Asking
+from harness.models.chat_templates import chat_template_of
+from harness.models.fetch import cached, fetch
+from harness.models.first_token import adds_first_token
+from harness.models.load import register
+from harness.models.spec import ModelSpec
+from support.errors import ModelError, one_line
+from tasks.registry import TaskSpec
+from tasks.task_yaml import load_yaml
+
+ALL: Final = "all"
+OTHERS: Final = "all others"
+_LISTS: Final = {"choices": ["{choice 1}", "{choice 2}"]}
+"""Columns that hold several texts."""
+
+
+def outlines(asking: Asking, task: TaskSpec) -> dict[str, str]:
+    """Which documents -> how they are asked: of each wording, and all others where there are some."""
+    found = {}
+    for wording in asking.wordings:
+        doc = _Columns({name: known[0].replace("*", "x") for name, known in wording.only.items()})
+        found[", ".join(f"{name} = {' or '.join(known)}" for name, known in wording.only.items())] = asking.put(
+            doc, _own_text(task, doc)
+        )
+    rest = found.pop("") if "" in found else replace(asking, wordings=()).put({}, _own_text(task, _Columns({})))
+    return {**found, OTHERS if found else ALL: rest}
+
+
+def _own_text(task: TaskSpec, doc: Mapping[str, Any]) -> str:
+    """The task's own text of a document."""
+    own = str(load_yaml(task.path)["doc_to_text"])
+    if "{{" in own:
+        return ImmutableSandboxedEnvironment().from_string(own).render(**doc)
+    module, _, name = own.rpartition(".")
+    return str(getattr(importlib.import_module(module), name)(doc))
+
+
+def shown(spec: ModelSpec, text: str, system: str = "") -> str:
+    """The text of one question with special tokens, as a model whose files are here reads it; else the messages that
+    its server gets. ModelError."""
+    if spec.backend != "transformers" or not cached(spec):
+        return json.dumps(_messages(text, system), ensure_ascii=False)
+    spec = fetch(spec)
+    template = chat_template_of(spec)
+    if template.text is None:
+        return text
+    register()
+    return _render(spec, template, _messages(text, system))
+
+
+def _render(spec: ModelSpec, template: ChatTemplate, messages: list[dict[str, Any]]) -> str:
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(str(spec.local_folder), trust_remote_code=spec.remote_code)
+        text: str = processor.apply_chat_template(messages, chat_template=template.text, add_generation_prompt=True)
+    except Exception as error:  # of libraries, and of the template's own code
+        raise ModelError(f"{spec.name}: its prompts can't be laid out: {one_line(error)[:300]}") from None
+    tokenizer = processor.tokenizer
+    return f"{tokenizer.bos_token}{text}" if adds_first_token(tokenizer, text) else text
+
+
+def _messages(text: str, system: str) -> list[dict[str, Any]]:
+    content: list[dict[str, Any]] = []
+    for index, part in enumerate(text.split(PLACE)):
+        content += [{"type": "image"}] if index else []
+        content += [{"type": "text", "text": part}] if part else []
+    before = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
+    return [*before, {"role": "user", "content": content}]
+
+
+class _Columns(dict[str, Any]):
+    """A document whose columns hold their own names in braces."""
+
+    def __init__(self, known: Mapping[str, Any]) -> None:
+        names = ("question", "query", "hint", "A", "B", "C", "D", "image", *(f"choice_{each}" for each in "abcd"))
+        super().__init__({name: f"{{{name}}}" for name in names} | _LISTS | dict(known))

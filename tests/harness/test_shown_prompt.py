@@ -1,0 +1,108 @@
+"""The exact text that a model gets, and the table of them in docs/benchmarks.md."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.cli.main import run
+from harness.evaluation.protocol import as_asked, asked_by, known
+from harness.evaluation.shown_prompt import ALL, outlines, shown
+from harness.models.fetch import fetch
+from harness.models.load import load
+from harness.models.spec import ModelSpec, find
+from tasks.registry import registry
+from tests.harness.llava_originals import CHAT
+from tests.harness.test_protocols import LLAVA, QWEN_VL
+from tests.harness.zoo import FAMILIES
+
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+HEAD = ["task", "documents", "LLaVA-1.5", "Qwen-VL-Chat", "source"]
+
+
+def _code(text: str) -> str:
+    return "`" + text.removeprefix("<image>").replace("\n", "\\n").replace("|", "\\|") + "`"
+
+
+def make_table() -> str:
+    rows = []
+    for task in registry().tasks.values():
+        if task.data == "embedded":
+            continue
+        asked = [asked_by("official", task, spec) for spec in (LLAVA, QWEN_VL)]
+        texts = [outlines(asking, task) for asking in asked]
+        sources = {
+            name: wordings[0].source
+            for name in (*asked[0].protocol.split("+"), *asked[1].protocol.split("+"))
+            if (wordings := known()[name].tasks.get(task.name) if name in known() else None)
+        }
+        for which in texts[0]:
+            own = [_code(text.get(which, text.get(ALL, ""))) for text in texts]
+            said = "; ".join(f"{name}: {source}" for name, source in sources.items()) or "the question as it stands"
+            rows.append([task.name, which.replace("|", "\\|"), *own, said])
+    return "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, [":--"] * len(HEAD), *rows))
+
+
+def test_the_page_has_the_prompts_that_are_asked() -> None:
+    assert make_table() in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_has_the_words_around_them(tmp_path: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    FAMILIES["llava"](tmp_path / "llava")
+    llava = shown(as_asked(find(str(tmp_path / "llava")), "official"), "<image>QUESTION")
+    assert llava == CHAT.replace("what is it", "QUESTION")
+    assert llava.replace("\n", "\\n") in page
+    chatml = "<|im_start|>user\nPicture 1: <img>PICTURE</img>\nQUESTION<|im_end|>\n<|im_start|>assistant\n"
+    assert f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{chatml}".replace("\n", "\\n") in page
+
+
+def test_qwen_vl_is_asked_as_silkies_authors_format_a_prompt() -> None:
+    from jinja2 import Environment
+
+    from harness.models.qwen_vl.tokenizer import CHAT_TEMPLATE
+
+    asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Is it so?"}]}]
+    text = Environment().from_string(CHAT_TEMPLATE).render(messages=asked, add_generation_prompt=True)
+    # run_dpo.py of vlf-silkie/VLFeedback: preprocess puts these turns, qwen_vl_prompt_format the picture.
+    system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    turn = "<|im_start|>user\nPicture 1: <img><imgpad></img>\nIs it so?<|im_end|>\n<|im_start|>assistant\n"
+    assert text == system + turn
+
+
+@pytest.mark.parametrize("family", ("llava", "qwen2_5_vl", "llava_next", "fuyu"))
+def test_what_is_shown_is_what_is_asked(family: str, tmp_path: Path) -> None:
+    FAMILIES[family](tmp_path)
+    spec = as_asked(fetch(find(str(tmp_path))), "official")
+    text = shown(spec, "<image>Is there a dog?")
+    asked = load(spec).apply_chat_template([{"role": "user", "content": "<image>Is there a dog?"}])
+    assert text.endswith(asked)
+    assert text.removesuffix(asked) in ("", "<s>")  # which its tokenizer puts first
+
+
+def test_a_served_model_is_shown_by_its_messages() -> None:
+    messages = json.loads(shown(LLAVA, "<image>Is it?\nNow", "Be careful."))
+    content = [{"type": "image"}, {"type": "text", "text": "Is it?\nNow"}]
+    assert messages[1:] == [{"role": "user", "content": content}]
+    assert messages[0] == {"role": "system", "content": [{"type": "text", "text": "Be careful."}]}
+
+
+def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    FAMILIES["llava"](tmp_path)
+    assert run(["tasks", "show", "pope", "--model", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    word = "{question}\nAnswer the question using a single word or phrase."
+    assert found["prompts"] == {"all": CHAT.replace("what is it", word)}
+    assert found["protocol"].startswith("llava-1.5 ")
+    assert found["pictures"] == "padded to a square with the mean colour"
+    assert run(["tasks", "show", "amber", "--model", "openai:gpt-4o", "--protocol", "bare", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["protocol"], list(found["prompts"])) == ("bare", ["all"])
+    assert run(["tasks", "show", "pope", "--model", str(tmp_path), "--protocol", "x"]) == 2
+
+
+def test_a_name_that_is_no_family_is_asked_by_the_benchmark() -> None:
+    spec = ModelSpec(name="x", pretrained="somebody/else", backend="openai")
+    assert outlines(asked_by("official", registry().task("pope"), spec), registry().task("pope")) == {
+        "all": "<image>{question}"
+    }
