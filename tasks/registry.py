@@ -54,6 +54,8 @@ class Published:
     source: str
     scores: Mapping[str, float]
     """By metric."""
+    protocol: str = ""
+    """Whose wording its questions had; "" where that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,7 +386,10 @@ def _read_published(metadata: Fields, metrics: Collection[str]) -> tuple[Publish
                 raise scores.error(metric, f"no such metric; there are {', '.join(metrics)}")
             if isinstance(score, bool) or not isinstance(score, (int, float)):
                 raise scores.error(metric, f"must be a number, is {score!r}")
-        found.append(Published(model=row.text("model"), source=row.text("source"), scores=scores.values))
+        protocol = row.text("protocol") if "protocol" in row.values else ""
+        found.append(
+            Published(model=row.text("model"), source=row.text("source"), scores=scores.values, protocol=protocol)
+        )
     return tuple(found)
 
 

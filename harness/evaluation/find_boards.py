@@ -120,7 +120,7 @@ def metric_of(task: str, name: str) -> CountsMetric | None:
 def references() -> list[Reference]:
     """Scores reported by papers, from our list and from the tasks' YAML files."""
     of_tasks = [
-        Reference(model=row.model, task=task.name, metric=metric, value=value, source=row.source)
+        Reference(model=row.model, task=task.name, metric=metric, value=value, source=row.source, protocol=row.protocol)
         for task in registry().tasks.values()
         for row in task.published
         for metric, value in row.scores.items()

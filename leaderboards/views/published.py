@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from leaderboards.board.entry import Entry
-from leaderboards.views.columns import Column
+from leaderboards.board.entry import Entry, name_of_protocol
+from leaderboards.views.columns import PROTOCOL_DIFFERS, Column
 from support.errors import BoardError
 from support.markdown import cell, number, table
 from support.parsing import parse_json
@@ -37,6 +37,9 @@ class Reference:
 
     note: str = ""
     """What to know before holding one's own number against it."""
+
+    protocol: str = ""
+    """Whose wording its questions had; "" where that is not known."""
 
 
 def published(path: Path = PUBLISHED) -> list[Reference]:
@@ -71,17 +74,39 @@ def beside(entries: Sequence[Entry], references: Iterable[Reference], *, only_he
     notes = dict.fromkeys(
         f"- {cell(reference.source)}: {cell(reference.note)}" for reference in shown if reference.note
     )
+    otherwise = _asked_otherwise(entries, shown)
+
+    def value(model: str, source: str, column: tuple[str, str], found: float | None) -> str:
+        differs = (model, source, *column) in otherwise
+        return number(found, measured[column].unit) + (f" {PROTOCOL_DIFFERS}" if differs else "")
+
     cells = [
-        [cell(model), *(number(found.get(column), measured[column].unit) for column in columns), cell(source)]
+        [cell(model), *(value(model, source, column, found.get(column)) for column in columns), cell(source)]
         for (model, source), found in by_source.items()
     ]
+    legend = [f"- {PROTOCOL_DIFFERS}: {words}" for words in dict.fromkeys(otherwise.values())]
     parts = [
         "## Reported by others",
         "Not measured here: other prompts, other decoding, and where a judge rated, another judge.",
         table(["model", *(Column.of(measured[column]).label for column in columns), "source"], cells),
-        "\n".join(notes),
+        "\n".join([*legend, *notes]),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _asked_otherwise(entries: Sequence[Entry], references: Iterable[Reference]) -> dict[tuple[str, str, str, str], str]:
+    """Of reported scores whose protocol is known, and not that of any score measured here: both, in words."""
+    here: dict[str, set[str]] = {}
+    for entry in entries:
+        if entry.imported is None:
+            here.setdefault(entry.task, set()).add(name_of_protocol(entry.provenance))
+    found = {}
+    for one in references:
+        own = here.get(one.task, set())
+        if one.protocol and not any(one.protocol in name.split("+") for name in own):
+            words = f"{cell(one.task)} was asked by {cell(one.protocol)}, here by {cell(', '.join(sorted(own)))}"
+            found[one.model, one.source, one.task, one.metric] = words
+    return found
 
 
 def rows(

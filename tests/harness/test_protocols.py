@@ -11,10 +11,12 @@ from harness.cli.main import run
 from harness.engine.config import EngineConfig
 from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.evaluation.evaluate import evaluate
+from harness.evaluation.find_boards import references
 from harness.evaluation.protocol import asked_by, find_protocol, known
 from harness.models.spec import ModelSpec, find
 from leaderboards.board.board import Board
 from leaderboards.comparison.paired_logs import protocol_differences
+from leaderboards.views.published import beside
 from support.errors import SettingError
 from tasks.registry import registry
 from tests.harness.test_benchmarks import TABLES, write_amber, write_parquet
@@ -201,3 +203,21 @@ def test_a_score_of_another_protocol_is_not_the_one_on_the_board(tmp_path: Path)
     assert not on_board(board, spec, spec.name, [task], None, EvalSettings(limit=4), engine)
     other = EngineConfig(suffixes={"pope": " Briefly."})
     assert on_board(board, spec, spec.name, [task], None, EvalSettings(limit=4), other)
+
+
+def test_a_reported_score_that_was_asked_otherwise_is_marked(tmp_path: Path, answering: Callable[..., Any]) -> None:
+    data, none = write_parquet(tmp_path, TABLES["mme"]), EngineConfig()
+    rows = [each for each in references() if (each.task, each.metric) == ("mme", "perception")]
+    assert {each.protocol for each in rows} >= {"llava-1.5", "qwen-vl-chat", ""}
+    for choice, marked in (("bare", {"LLaVA-1.5-7B", "Qwen-VL-Chat"}), ("llava-1.5", {"Qwen-VL-Chat"})):
+        found, _ = answers_to("mme", data, EvalSettings(protocol=choice), none, answering)
+        lines = beside(found.entries, rows).splitlines()
+        names = {line.split("|")[1].strip() for line in lines if line.startswith("|") and "≠" in line}
+        assert names & {"LLaVA-1.5-7B", "Qwen-VL-Chat", "LaVIN"} == marked
+        assert f"- ≠: mme was asked by qwen-vl-chat, here by {choice}" in lines
+
+
+def test_published_rows_name_protocols_there_are() -> None:
+    named = {row.protocol for task in registry().tasks.values() for row in task.published} - {""}
+    assert named == {"llava-1.5", "qwen-vl-chat"}
+    assert named <= set(known())
