@@ -231,7 +231,8 @@ def test_tuned_against_base_is_paired_by_image() -> None:
     )
     verdict = compare_models(base, tuned)["answer tokens"]
     assert verdict.difference == pytest.approx(2)
-    assert verdict.low == pytest.approx(2)
+    assert verdict.low is not None
+    assert 1 < verdict.low <= 2  # a little for what was not seen, far less than images differ
     assert verdict.outcome == "better"
     assert "more" in render(base, tuned)
     assert compare_models(base, base)["answer tokens"].outcome == "not separable"

@@ -1,6 +1,6 @@
 """Simulated benchmarks near the ends of their scales, for `test_edge_intervals.py` and docs/statistics.csv.
 
-PYTHONPATH=. python -m tests.leaderboards.edge_cells [RUNS] > docs/statistics.csv      # an hour on one core
+PYTHONPATH=. python -m tests.leaderboards.edge_cells [RUNS] > cells.csv      # an hour on one core
 """
 
 import sys
