@@ -18,10 +18,12 @@ from harness.models.fetch import fetch
 from harness.models.load import identity_when_asked, load
 from harness.models.spec import ModelSpec, find
 from harness.runs.recipe_training import base_to_train
-from support.errors import SettingError
+from support.errors import SettingError, TrainingError
 from tests.harness.llava_originals import CHAT, build, original_weights, picture, tower_of, write_source
 from tests.harness.zoo import FAMILIES
+from trainers.data.chat import TOKENS_VERSION
 from trainers.data.collators import PairCollator
+from trainers.training.earlier_tokens import check_begun_alike
 from trainers.training.llava_15 import CHAT_TEMPLATE, is_hub_copy, padded
 from trainers.training.read_base import read_processor
 
@@ -126,3 +128,15 @@ def test_a_picture_that_is_sent_is_padded_alike(size: tuple[int, int]) -> None:
     assert shown.getpixel((20, 20)) == (255, 0, 0)
     square = Image.new("RGB", (20, 20))
     assert padded(square) is square
+
+
+def test_a_run_that_was_begun_without_the_sentence_is_not_gone_on_with(both: tuple[Path, Path], tmp_path: Path) -> None:
+    processor = read_processor(str(both[1]), "base", CHAT_TEMPLATE)
+    begun = tmp_path / "checkpoint-2"
+    begun.mkdir()
+    (begun / "checkpoint.json").write_text(json.dumps({"tokens": TOKENS_VERSION}))
+    (begun / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    check_begun_alike(tmp_path, [], processor, frozenset())
+    (begun / "chat_template.jinja").write_text(HUB_TEMPLATE)
+    with pytest.raises(TrainingError, match="checkpoint-2 was trained by an earlier version, which asked LLaVA"):
+        check_begun_alike(tmp_path, [], processor, frozenset())

@@ -13,6 +13,8 @@ from trainers.data.collators import PairCollator
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
 from trainers.training.checkpoints import NOTE, TOKENS, read_note
+from trainers.training.llava_15 import CHAT_TEMPLATE as LLAVA_15
+from trainers.training.llava_15 import is_without_sentence
 
 LOOKED_AT: Final = 16
 """Pairs on which the tokens of both versions are compared."""
@@ -21,6 +23,11 @@ LOOKED_AT: Final = 16
 def check_begun_alike(out: Path, pairs: Sequence[Preference], processor: Any, stops: frozenset[int]) -> None:
     """TrainingError if a run's folder, or the run that this is the control of, has checkpoints of other tokens."""
     noted = [path.parent for folder in (out, out.parent) for path in sorted(folder.glob(f"checkpoint-*/{NOTE}"))]
+    if other := [folder for folder in noted if processor.chat_template == LLAVA_15 and is_without_sentence(folder)]:
+        raise TrainingError(
+            f"{other[-1]} was trained by an earlier version, which asked LLaVA-1.5 without its system sentence and cut "
+            f"its pictures; begin anew with another --out, or remove {other[-1].parent}"
+        )
     earlier = [folder for folder in noted if read_note(folder).get(TOKENS) != TOKENS_VERSION]
     if not earlier:
         return

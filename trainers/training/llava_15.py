@@ -63,6 +63,12 @@ def is_hub_copy(folder: Path, template: str | None) -> bool:
     return _image_settings(folder).get("image_processor_type") in _CLIP and _is_without_sentence(template)
 
 
+def is_without_sentence(folder: Path) -> bool:
+    """True for a checkpoint whose own chat template has no sentence before a question."""
+    path = folder / "chat_template.jinja"
+    return path.is_file() and _is_without_sentence(path.read_text(encoding="utf-8"))
+
+
 def is_family(folder: Path) -> bool:
     """True for a Llama that sees by CLIP, in LLaVA's layout."""
     config = _read(folder / "config.json")
