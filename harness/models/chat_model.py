@@ -25,9 +25,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from PIL.Image import Image
 
-from harness.engine.chat_template import PADDED, PICTURES, find_switch
+from harness.engine.chat_template import PADDED, PICTURES
 from harness.models.chat_settings import ServedModelSettings
-from harness.models.early_stops import EarlyStops, stopped_by, told_of, why_no_early_stops, with_facts
+from harness.models.early_stops import EarlyStops, find_switch_of, stopped_by, told_of, why_no_early_stops, with_facts
 from harness.models.next_token_logprobs import ASKED, Weighed, told_in, weigh
 from harness.models.question_order import Asked, by_image
 from harness.models.served_identity import FINGERPRINT, fingerprint_in, identified, name_in_ledger
@@ -122,7 +122,9 @@ class OpenAIVisionLM(LM):
         self.hints: TaskHints = {}
         """Where an answer may end early, and for which first tokens likelihoods are wanted, by task or request."""
         thinks = self.takes.thinks or self.settings.thinking_tokens > 0 or self.settings.enable_thinking is True
-        switch = find_switch(self.facts.template) or THINKING
+        if self.settings.enable_thinking is not None:
+            self.facts = replace(self.facts, switch=find_switch_of(server, self.facts, model))
+        switch = self.facts.switch or THINKING
         kwargs = {} if self.settings.enable_thinking is None else {switch: self.settings.enable_thinking}
         chat = {"model": model, **({"chat_template_kwargs": kwargs} if kwargs else {})}
         self.early = EarlyStops(lambda: why_no_early_stops(self.client.server, self.facts, chat, thinks=thinks))

@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from harness.engine.chat_template import SWITCHES, find_switch
 from harness.models.server_facts import ServerFacts
 from tasks.answer import FailedAnswer, with_words
 from tasks.early_exit import Reads
@@ -134,11 +135,32 @@ def why_no_early_stops(server: "Server", facts: ServerFacts, chat: Mapping[str, 
     host = urlsplit(server.url).hostname or ""
     if f".{host}".endswith(APART) or (facts.template is not None and not _OPENING.search(facts.template)):
         return ""
-    path, body = PROMPTS.get(facts.kind, ("", {}))
-    ending = run_in_thread(_ask_for_prompt(server, path, {**chat, **body})) if path else None
+    ending = find_prompt(server, facts, chat)
     if ending is None:
         return NOT_SHOWN
     return OPENED if any(found.end() == len(ending.rstrip()) for found in _OPENING.finditer(ending)) else ""
+
+
+def find_prompt(server: "Server", facts: ServerFacts, chat: Mapping[str, Any]) -> str | None:
+    """A prompt, as the server lays it out for a request's model and settings of its chat template; None where it does
+    not tell."""
+    path, body = PROMPTS.get(facts.kind, ("", {}))
+    return run_in_thread(_ask_for_prompt(server, path, {**chat, **body})) if path else None
+
+
+def find_switch_of(server: "Server", facts: ServerFacts, model: str) -> str | None:
+    """The argument by which a served model thinks or not: read from its template, else seen in its prompts; as
+    `ServerFacts` has it."""
+    if facts.template is not None:
+        return find_switch(facts.template) or ""
+    for name in SWITCHES:
+        chats = [{"model": model, "chat_template_kwargs": {name: on}} for on in (True, False)]
+        prompts = [find_prompt(server, facts, chat) for chat in chats]
+        if None in prompts:
+            return None
+        if prompts[0] != prompts[1]:
+            return name
+    return ""
 
 
 async def _ask_for_prompt(server: "Server", path: str, chat: Mapping[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from harness.engine.chat_template import SWITCHES, find_switch
+from harness.engine.chat_template import SWITCHES
 from harness.models.chat_settings import SAMPLED_ONLY, ServedModelSettings
 from harness.models.server_facts import NEUTRAL, ServerFacts
 from support.errors import SettingError
@@ -103,7 +103,7 @@ def settings_sent(
     settings["seed"] = own.seed if decoding.seed is None else decoding.seed
     settings["reasoning_effort"] = own.reasoning_effort
     if own.enable_thinking is not None:
-        settings["chat_template_kwargs"] = {find_switch(facts.template) or THINKING: own.enable_thinking}
+        settings["chat_template_kwargs"] = {facts.switch or THINKING: own.enable_thinking}
     if facts.lacks_first_token:
         settings["add_special_tokens"] = True
     return {name: value for name, value in settings.items() if value is not None}
@@ -166,7 +166,7 @@ def check_settings(
         value = getattr(settings, name)
         if name in given and value is not None:
             _check_acts(name, names.get(name, name), value, model, takes)
-    if settings.enable_thinking is not None and facts.template is not None and not find_switch(facts.template):
+    if settings.enable_thinking is not None and facts.switch == "":
         told = f"{THINKING} = {settings.enable_thinking}"
         switches = " or ".join(SWITCHES)
         raise SettingError(f"{model}: {told}: would not act: its chat template has no such switch ({switches})")

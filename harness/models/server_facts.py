@@ -86,6 +86,8 @@ class ServerFacts:
     dtype: str = ""
     template: str | None = None
     """The chat template, where the model's files are on this machine."""
+    switch: str | None = None
+    """The argument of the chat template by which the model thinks or not; empty: none acts; None: it is not known."""
     lacks_first_token: bool = False
     """Whether the server must be told to begin prompts with the model's first token."""
 

@@ -25,6 +25,7 @@ from harness.models.next_token_logprobs import NOT_GIVEN, REFUSED
 from harness.models.served_sampling import Decoding
 from harness.models.server_facts import ServerFacts
 from harness.models.spec import ModelSpec
+from support.errors import SettingError
 from tasks.answer import Answer, FailedAnswer
 from tasks.early_exit import Reads
 from tasks.judges.ledger import Ledger
@@ -262,6 +263,21 @@ def test_nothing_is_cut_where_a_thought_may_be_open(
     (answer,) = lm.generate_until(requests_of("a", task="pope"))
     assert (answer == "No") is bool(why_not)
     assert lm.provenance()["early stops"] == (f"none: {why_not}" if why_not else "stop '.'")
+
+
+def test_a_switch_of_thoughts_is_found_in_the_prompts_of_a_server(server: Any, tmp_path: Path) -> None:
+    server.answer = says({"a": "No, it has four legs."})
+    for name in ("enable_thinking", "thinking"):
+        server.prompt_tokens = lambda chat, name=name: (
+            PLAIN if chat["chat_template_kwargs"].get(name) is False else OPEN
+        )
+        lm = lm_of(server, tmp_path / f"{name}.sqlite", enable_thinking=False)
+        assert lm.generate_until(requests_of("a", task="pope")) == ["No, it has four legs"]
+        assert server.log[-1]["chat_template_kwargs"] == {name: False}
+        assert lm.provenance()["thinking"] == "off"
+    server.prompt_tokens = lambda chat: OPEN
+    with pytest.raises(SettingError, match="enable_thinking = True: would not act: its chat template has no such"):
+        lm_of(server, tmp_path / "none.sqlite", enable_thinking=True)
 
 
 def test_sampled_answers_and_short_limits_are_asked_as_they_are() -> None:
