@@ -23,6 +23,7 @@ from tasks.answer import FailedAnswer
 from tasks.pairs.protocol import Pair
 from tests.harness.zoo import FAMILIES
 from trainers.data.chat import Chat, stops_of
+from trainers.training.llava_15 import CHAT_TEMPLATE, is_hub_copy, pad_pictures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,6 +69,9 @@ def one_by_one(folder: Path, pairs: Any, side: str) -> list[float]:
     register()
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     processor = AutoProcessor.from_pretrained(folder)
+    if is_hub_copy(folder, processor.chat_template):  # LLaVA-1.5 is read as its authors asked and trained it
+        processor.chat_template = CHAT_TEMPLATE
+        pad_pictures(processor)
     chat, found = Chat(processor, stops_of(model, processor)), []
     for pair in pairs:
         shown = picture(pair.image).convert("RGB")
