@@ -193,7 +193,7 @@ def test_a_broken_model_gives_no_score(random_model: Path, tmp_path: Path, capsy
     assert run([*arguments, "--limit", "3", "--out", str(tmp_path / "out")]) == 4
     err = capsys.readouterr().err
     assert "3 of 3 pairs without a score" in err
-    assert "the model gives an answer no finite probability (3)" in err
+    assert "the model gives an answer no finite probability (3, such as " in err
 
 
 def test_the_base_is_what_the_files_name(adapter: Path, random_model: Path) -> None:
