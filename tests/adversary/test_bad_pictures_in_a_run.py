@@ -60,6 +60,8 @@ def test_a_local_model_answers_all_others(option: str, folder: Path, tmp_path: P
     asked = ["eval", "--model", "scenes-base", "--tasks", "pope", "--data", f"pope={folder / 'p.jsonl'}"]
     options = [
         "--partial-data",
+        "--max-failed",
+        "0.6",  # of pictures that are not there at all fewer than this; with the broken ones more
         "--out",
         str(tmp_path),
         "--answers",
