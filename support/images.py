@@ -63,7 +63,8 @@ def keep(ref: "ImageRef") -> str:
         if key not in _REFS and _is_shown_otherwise(data):
             _SHOWN_OTHERWISE.add(key)
     except OSError:
-        key = _UNREADABLE + hashlib.sha256(repr(ref).encode("utf-8", "backslashreplace")).hexdigest()[:21]
+        said = repr(ref) if ref.name else f"{ref!r} {ref.why}"  # without a name, what is wrong tells two apart
+        key = _UNREADABLE + hashlib.sha256(said.encode("utf-8", "backslashreplace")).hexdigest()[:21]
     _REFS.setdefault(key, ref)
     return key
 

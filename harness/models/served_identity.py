@@ -268,9 +268,10 @@ def _find_facts(listed: list[dict[str, Any]], asked: str) -> tuple[dict[str, str
 
 def _find_folder(listed: list[dict[str, Any]], asked: str) -> Path | None:
     """Where the files of a listed model, or of its base, lie on this machine; None where they do not."""
-    by_name = {model.get("id"): model for model in listed}
+    by_name = {name: model for model in listed if isinstance(name := model.get("id"), str)}
     own = by_name.get(asked, listed[0] if len(listed) == 1 else {})
-    for model in (by_name.get(own.get("parent"), {}), own):
+    parent = own.get("parent")
+    for model in (by_name.get(parent, {}) if isinstance(parent, str) else {}, own):
         if isinstance(root := model.get("root"), str) and root:
             with suppress(OSError, ValueError, RuntimeError):
                 if (Path(root).expanduser() / "tokenizer_config.json").is_file():

@@ -302,10 +302,10 @@ def command(whom: str, url: str, folder: Path) -> list[str]:
 
 
 COMMANDS: Final = {
-    "gzip_bomb": (4, "a body of more than 4 MiB (3)"),
+    "gzip_bomb": (4, "a body of more than 4 MiB (3, such as "),
     "redirect_307_host": (1, "redirects to another server, http://localhost:"),
     "after_day_503": (1, "3 questions in a row got no reply in 2 tries (status 503: busy; it asks to wait 86400 s)"),
-    "finish_brand_new": (4, "finish_reason brand_new (3)"),
+    "finish_brand_new": (4, "finish_reason brand_new (3, such as "),
 }
 
 

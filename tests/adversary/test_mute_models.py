@@ -163,7 +163,7 @@ def test_a_claim_on_a_model_that_gave_no_answers_fails_the_gate(
 
 
 def test_training_stops_early_where_a_guard_of_its_probe_is_worse(board: Board, tmp_path: Path) -> None:
-    training = SimpleNamespace(save_steps=None, checkpoints=4)
+    training = SimpleNamespace(save_steps=None, checkpoints=4, score_checkpoints=None)
     job: Any = SimpleNamespace(out=tmp_path, base_name="base", recipe=SimpleNamespace(training=training))
     looks = interim_scoring._ScoreBetweenSaves(job, cast("Any", SimpleNamespace(board=board)), [("chair", "chair_s")])
     stop = looks._find_stop(Checkpoint(path=Path("empty"), step=1, arm="dpo"), 4)

@@ -68,8 +68,8 @@ class Plain:
         inputs = self.inputs(image, question)
         tokenizer = self.processor.tokenizer
         with torch.inference_mode():
-            given = {"max_new_tokens": GREEDY["max_gen_toks"], "do_sample": False} | self.ends()
-            written = self.model.generate(**inputs, **given)[0]
+            given = {"max_new_tokens": GREEDY["max_gen_toks"], "do_sample": False, "repetition_penalty": 1.0}
+            written = self.model.generate(**inputs, **given, **self.ends())[0]
         answer: str = tokenizer.decode(written[inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return answer.split(tokenizer.eos_token)[0]
 
@@ -128,7 +128,7 @@ def test_answers_equal_plain_generation(zoo: Zoo, family: str, known: bool, monk
     assert len(set(expected)) >= 4  # else equality says little
     lm = load(find(str(zoo.folder(family))))
     got = lm.generate_until([request(lm, image, question) for image, question in asked], disable_tqdm=True)
-    assert got == expected
+    assert got == [answer.strip() for answer in expected]
     assert lm.sharing.level == LEVELS[family], lm.sharing.reasons
     assert lm.images_encoded == (3 if lm.sharing.shares_images else 0)
     if lm.sharing.level == "prefix":
@@ -143,7 +143,7 @@ def test_a_prompt_without_an_image_is_answered_beside_others(zoo: Zoo, family: s
     lm = zoo.lm(family)
     asked = [(picture(0), QUESTIONS[0]), (None, QUESTIONS[1]), (picture(1), QUESTIONS[0])]
     got = lm.generate_until([request(lm, image, question) for image, question in asked], disable_tqdm=True)
-    assert got[1] == expected
+    assert got[1] == expected.strip()
 
 
 class TestWithoutTorchvision:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Preference]:
     """A caption of the picture, and one of another."""
     images = tmp_path_factory.mktemp("images")
-    scenes = [make_scene(f"test-diagnostics/{index}") for index in range(25)]
+    scenes = [make_scene(f"test-diagnostics/{index}") for index in range(41)]
     return [
         Preference(
             id=scene.id,

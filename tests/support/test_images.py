@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from support import images
 from support.image_cells import decode_base64
-from support.images import ImageRef, decode, keep, picture
+from support.images import ImageRef, decode, keep, picture, problem_of
 from tasks.judges.requests import image_part
 
 
@@ -190,3 +190,8 @@ def test_any_bytes_are_a_picture_or_an_os_error(data: bytes) -> None:
     except OSError:
         return
     assert np.asarray(shown.convert("RGB")).shape == (shown.height, shown.width, 3)
+
+
+def test_two_cells_without_a_name_are_told_apart_by_what_is_wrong_with_them() -> None:
+    keys = [keep(ImageRef("", problem="unreadable picture", detail=detail)) for detail in ("a number", "a list")]
+    assert [problem_of(key) for key in keys] == ["unreadable picture: a number", "unreadable picture: a list"]
