@@ -62,9 +62,11 @@ def times_paid(server: Any) -> Counter[str]:
 def on_call(server: Any, number: int, act: Callable[[], object]) -> None:
     """Do something while this call is on its way."""
 
+    waiting = [act]  # two calls may come between two looks at the log
+
     def answer(body: dict[str, Any]) -> tuple[int, Any]:
-        if len(server.log) == number:
-            act()
+        if len(server.log) >= number and waiting:
+            waiting.pop()()
         return 200, completion(MODEL, "Rating: 3 " + "x" * 3000, 10, None)
 
     server.answer = answer
