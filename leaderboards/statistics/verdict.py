@@ -262,11 +262,8 @@ def _scores(metric: CountsMetric, side: Sequence[Array]) -> Array:
     return np.array([value_of(metric, counts.sum(axis=0)) for counts in side])
 
 
-def interval(records: Sequence[Record], metric: CountsMetric, *, resamples: int = 0, seed: int = 0) -> Ends:
-    """The 95% interval of one model's score; (None, None) for fewer than two images, or without a score.
-
-    Nothing is drawn: `resamples` and `seed` are taken for callers of earlier versions, and change nothing.
-    """
+def interval(records: Sequence[Record], metric: CountsMetric) -> Ends:
+    """The 95% interval of one model's score; (None, None) for fewer than two images, or without a score."""
     return interval_repeats([records], metric) if records else (None, None)
 
 

@@ -167,7 +167,7 @@ def test_the_interval_of_a_score_covers_the_truth_in_95_of_100_runs(name: str) -
     benchmark, rng = BENCHMARKS[name][0](), np.random.default_rng(2)
     truth, hits = benchmark.truth(0), 0
     for _ in range(SIMULATIONS):
-        low, high = interval(benchmark.draw(rng, 0)[0], benchmark.metric, resamples=RESAMPLES)
+        low, high = interval(benchmark.draw(rng, 0)[0], benchmark.metric)
         assert low is not None
         assert high is not None
         hits += low <= truth <= high
@@ -180,7 +180,7 @@ def test_answers_counted_as_if_each_stood_for_itself_would_cover_too_little() ->
     for _ in range(200):
         wrong = rng.random((6, 60)) < rng.choice(risky, size=60)  # six questions an image, which fail together
         answers = [{"image": f"{i}/{j}", "wrong": int(wrong[j, i])} for i in range(60) for j in range(6)]
-        low, high = interval(answers, metric, resamples=300)
+        low, high = interval(answers, metric)
         assert low is not None
         assert high is not None
         hits += low <= 50 <= high

@@ -15,7 +15,7 @@ def coverage(simulate: Callable[[Generator], Records], metric: CountsMetric, tru
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(200):
-        low, high = interval(simulate(rng), metric, resamples=400)
+        low, high = interval(simulate(rng), metric)
         assert low is not None
         assert high is not None
         hits += low <= truth <= high
