@@ -21,9 +21,11 @@ from harness.models.fetch import cached, fetch
 from harness.models.first_token import adds_first_token
 from harness.models.load import register
 from harness.models.spec import ModelSpec
+from support.bounded import call_bounded
 from support.errors import ModelError, one_line
 from tasks.registry import TaskSpec
 from tasks.task_yaml import load_yaml
+from trainers.training.read_base import reading
 
 ALL: Final = "all"
 OTHERS: Final = "all others"
@@ -68,10 +70,13 @@ def shown(spec: ModelSpec, text: str, system: str = "") -> str:
 def _render(spec: ModelSpec, template: ChatTemplate, messages: list[dict[str, Any]]) -> str:
     from transformers import AutoProcessor
 
+    folder = str(spec.local_folder)
+    with reading(spec.name, folder, "tokenizer or processor", remote_code=spec.remote_code):
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=spec.remote_code)
+    render: dict[str, Any] = {"chat_template": template.text, "add_generation_prompt": True}
     try:
-        processor = AutoProcessor.from_pretrained(str(spec.local_folder), trust_remote_code=spec.remote_code)
-        text: str = processor.apply_chat_template(messages, chat_template=template.text, add_generation_prompt=True)
-    except Exception as error:  # of libraries, and of the template's own code
+        text: str = call_bounded(lambda: processor.apply_chat_template(messages, **render))
+    except RuntimeError as error:  # a template is a program of whoever wrote it
         raise ModelError(f"{spec.name}: its prompts can't be laid out: {one_line(error)[:300]}") from None
     tokenizer = processor.tokenizer
     return f"{tokenizer.bos_token}{text}" if adds_first_token(tokenizer, text) else text

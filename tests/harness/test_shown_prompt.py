@@ -1,6 +1,7 @@
 """The exact text that a model gets, and the table of them in docs/benchmarks.md."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from harness.evaluation.protocol import as_asked, asked_by, known
 from harness.evaluation.shown_prompt import ALL, outlines, shown
 from harness.models.fetch import fetch
 from harness.models.load import load
-from harness.models.spec import ModelSpec, find
+from harness.models.spec import WEIGHTS, ModelSpec, find
+from support.errors import ModelError
 from tasks.registry import registry
 from tests.harness.llava_originals import CHAT
 from tests.harness.test_protocols import LLAVA, QWEN_VL
@@ -106,3 +108,11 @@ def test_a_name_that_is_no_family_is_asked_by_the_benchmark() -> None:
     assert outlines(asked_by("official", registry().task("pope"), spec), registry().task("pope")) == {
         "all": "<image>{question}"
     }
+
+
+def test_a_template_without_an_end_is_one_line(tmp_path: Path) -> None:
+    shutil.copytree(WEIGHTS / "scenes-base", tmp_path / "m")
+    loops = "{% for a in range(9999) %}" * 3 + "x" + "{% endfor %}" * 3
+    (tmp_path / "m" / "chat_template.jinja").write_text(loops)
+    with pytest.raises(ModelError, match="m: "):
+        shown(find(str(tmp_path / "m")), "<image>Is it?")
