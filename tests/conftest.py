@@ -309,12 +309,10 @@ def _no_secrets() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _levels_of_loggers() -> Iterator[None]:
-    """What one test's -q or -v sets is forgotten, so that `caplog.set_level` holds in the next."""
-    loggers = [logging.getLogger(name) for name in PACKAGES]
-    levels = [logger.level for logger in loggers]
+    """What a -q or -v of another test, or of a fixture that outlives it, set is forgotten: `caplog.set_level` holds."""
+    for name in PACKAGES:
+        logging.getLogger(name).setLevel(logging.NOTSET)
     yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 @pytest.fixture
