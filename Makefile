@@ -48,8 +48,9 @@ test-vllm: $(READY) $(VLLM_READY)
 browser:
 	npm ci --prefix tests/browser
 
+# All benchmarks, or some: make bench ONLY="engine dpo" (tests/bench/test_bench_NAME.py).
 bench: $(READY)
-	$(BIN)/pytest -o addopts=--import-mode=importlib tests/bench --benchmark-only -q
+	$(BIN)/pytest -o addopts=--import-mode=importlib $(if $(ONLY),$(ONLY:%=tests/bench/test_bench_%.py),tests/bench) --benchmark-only -q
 
 clean:
 	rm -rf runs bench.json build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -2,14 +2,12 @@
 about 430 MB."""
 
 import json
-import os
 import random
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+from tests.bench.usage import Usage, usage_of
 from trainers.config.data import ASPECTS
 from trainers.data.published import PUBLISHED_MODELS, PUBLISHED_RATINGS
 
@@ -91,25 +89,19 @@ def public_file(path: Path, rows: int) -> None:
             file.write(json.dumps({**row, "img_path": f"merged_images/{index % 51_000}.jpg"}) + "\n")
 
 
-def measured(data: Path) -> tuple[float, float, float]:
-    """(seconds, processor seconds, peak MB) of a fresh process that makes pairs and statistics of the file."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-c", WORK, str(data), str(data.with_suffix(".pairs.parquet"))], stdout=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+def measured(data: Path) -> Usage:
+    """Of a fresh process that makes pairs and statistics of the file."""
+    return usage_of([sys.executable, "-c", WORK, data, data.with_suffix(".pairs.parquet")])
 
 
 def test_bench_pairs_and_statistics(benchmark: Any, figures: dict[str, float], tmp_path: Path) -> None:
     whole, quarter = tmp_path / "rows.jsonl", tmp_path / "quarter.jsonl"
     public_file(whole, ROWS)
     public_file(quarter, ROWS // 4)
-    _, quarter_cpu, _ = measured(quarter)
-    seconds, cpu, peak = benchmark.pedantic(measured, args=(whole,), rounds=1)
-    figures["pairs.seconds"] = seconds
-    figures["pairs.peak_mb"] = peak
-    # In processor time: what else the machine does must not show as growth.
-    figures["pairs.linear"] = cpu / ROWS / (quarter_cpu / (ROWS // 4))
+    of_quarter = measured(quarter)
+    of_whole = benchmark.pedantic(measured, args=(whole,), rounds=1)
+    figures["pairs.seconds"] = of_whole.seconds
+    figures["pairs.cpu_seconds"] = of_whole.cpu_seconds
+    figures["pairs.peak_mb"] = of_whole.peak_mb
+    # In CPU time: what else the machine does must not show as growth.
+    figures["pairs.linear"] = of_whole.cpu_seconds / ROWS / (of_quarter.cpu_seconds / (ROWS // 4))
