@@ -308,11 +308,10 @@ def _no_secrets() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _levels_of_loggers() -> Iterator[None]:
+def _levels_of_loggers() -> None:
     """What a -q or -v of another test, or of a fixture that outlives it, set is forgotten: `caplog.set_level` holds."""
     for name in PACKAGES:
         logging.getLogger(name).setLevel(logging.NOTSET)
-    yield
 
 
 @pytest.fixture
