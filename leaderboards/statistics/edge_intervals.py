@@ -18,7 +18,7 @@ flip among n images gives +-3.1/n of the range. It never contradicts the test: s
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ _OWN: Final = 0.7  # of the chance of exactly what was seen: 0.5 is the mid-p, w
 _SKEWED: Final = 1.5  # flipped images added to the variance of a difference beside one, where flips are rare
 _LEAST: Final = 1.5  # degrees of freedom
 _HALVINGS: Final = 50
+_LEAST_P: Final = 1e-30
 _NEAR: Final = 1e-3  # of the difference: how near to 0 the end of a significant one may come
 
 
@@ -68,7 +69,7 @@ def score_interval(
     if not (width := high - low) > 0:
         return score, score  # it can't vary
     share = min(max((score - low) / width, 0.0), 1.0)
-    changes = _centred(np.mean([_influences(metric, own) for own in repeats], axis=0), parts) / width
+    changes = centred(mean_influences(metric, repeats), parts) / width
     answers = _effective_answers(
         share, changes, images, _unit(counts, slopes, images) / width, (judge[0] / width, judge[1])
     )
@@ -89,6 +90,52 @@ def difference_interval(
 
     Made to agree with the unadjusted `p` of its test; None: left as it is. `judge` as in `score_interval`.
     """
+    spread = difference_spread(metric, base, other, parts, difference=difference, judge=judge)
+    low, high = spread.ends(difference)
+    return (low, high) if p is None else agree_with_test(low, high, difference, p)
+
+
+class Spread(NamedTuple):
+    """How uncertain a paired difference is, in the metric's unit."""
+
+    error: float
+    """Standard error by what was seen."""
+    freedom: float
+    """Degrees of freedom of that error."""
+    unseen: float
+    """What flips that were not seen add to it, as a standard error."""
+    width: float
+    """The largest difference there could be."""
+
+    def reach(self, alpha: float = ALPHA) -> float:
+        """How far the interval of level 1 - alpha reaches to each side."""
+        return math.hypot(_student(self.freedom, alpha) * self.error, _normal(alpha) * self.unseen)
+
+    def ends(self, difference: float) -> tuple[float, float]:
+        """The 95% interval of a difference."""
+        return max(difference - self.reach(), -self.width), min(difference + self.reach(), self.width)
+
+    def p_value(self, difference: float) -> float:
+        """The largest alpha whose interval leaves 0 out: at most 5% if and only if 0 is outside of `ends`."""
+        low, high = _LEAST_P, 1.0
+        if abs(difference) <= self.reach(1.0) or not abs(difference) > 0:
+            return 1.0
+        for _ in range(_HALVINGS):
+            middle = math.sqrt(low * high)  # in the middle of the logarithms: small ones matter, too
+            low, high = (low, middle) if self.reach(middle) < abs(difference) else (middle, high)
+        return high
+
+
+def difference_spread(
+    metric: CountsMetric,
+    base: Sequence[Array],
+    other: Sequence[Array],
+    parts: NDArray[np.int64],
+    *,
+    difference: float,
+    judge: tuple[float, float] = (0.0, math.inf),
+) -> Spread:
+    """The spread of a paired difference; arguments as of `difference_interval`."""
     first, second = (np.asarray(np.mean(side, axis=0)) for side in (base, other))
     scores = [float(value_of(metric, side.sum(axis=0))) for side in (first, second)]
     ranges = [
@@ -97,14 +144,12 @@ def difference_interval(
     ]
     width = max(max(high for _, high in ranges) - min(low for low, _ in ranges), abs(difference))
     images = min(_equal_images(side, _slopes(metric, side)) for side in (first, second))
-    changes = [np.mean([_influences(metric, own) for own in side], axis=0) for side in (base, other)]
-    error = math.sqrt(float((_centred(changes[1] - changes[0], parts) ** 2).sum()))
+    changes = [mean_influences(metric, side) for side in (base, other)]
+    error = math.sqrt(float((centred(changes[1] - changes[0], parts) ** 2).sum()))
     spread = math.hypot(error, judge[0])
     mood = (judge[0] / spread) ** 2 if spread > 0 else 0.0
     freedom = 1 / ((1 - mood) ** 2 / max(images - len(np.unique(parts)), _LEAST) + mood**2 / judge[1])
-    reach = math.hypot(_student(freedom) * spread, _Z * _unseen_error(_flips(metric, first, second), images, width))
-    low, high = max(difference - reach, -width), min(difference + reach, width)
-    return (low, high) if p is None else agree_with_test(low, high, difference, p)
+    return Spread(spread, freedom, _unseen_error(_flips(metric, first, second), images, width), width)
 
 
 def agree_with_test(low: float, high: float, difference: float, p: float) -> tuple[float, float]:
@@ -121,14 +166,19 @@ def agree_with_test(low: float, high: float, difference: float, p: float) -> tup
     return (near, high) if difference > 0 else (low, near)
 
 
-def _influences(metric: CountsMetric, counts: Array) -> Array:
+def mean_influences(metric: CountsMetric, repeats: Sequence[Array]) -> Array:
+    """The mean over repeats of `influences` [images]."""
+    return np.asarray(np.mean([influences(metric, own) for own in repeats], axis=0))
+
+
+def influences(metric: CountsMetric, counts: Array) -> Array:
     """How the score changes with each image's weight [images]; an image without which there is no score: 0."""
     total = counts.sum(axis=0)
     changes = (value_of(metric, total) - value_of(metric, total - _STEP * counts)) / _STEP
     return np.where(np.isfinite(changes), changes, 0.0)
 
 
-def _centred(changes: Array, parts: NDArray[np.int64]) -> Array:
+def centred(changes: Array, parts: NDArray[np.int64]) -> Array:
     """Minus the mean of their stratum, times sqrt(n / (n - 1)): the sum of squares is the variance."""
     sizes = np.bincount(parts)
     means = np.bincount(parts, weights=changes) / np.maximum(sizes, 1)
@@ -243,13 +293,18 @@ def _effective_answers(share: float, changes: Array, images: float, unit: float,
     return images * chance / every * (_Z / _student(max(2 / uncertain, _LEAST) if uncertain > 0 else math.inf)) ** 2
 
 
-def _student(freedom: float) -> float:
-    """The quantile of Student's t within which 95% lie."""
+def _student(freedom: float, alpha: float = ALPHA) -> float:
+    """The quantile of Student's t within which all but `alpha` lie."""
     if freedom > 1e6:
-        return _Z
+        return _normal(alpha)
     from scipy.special import stdtrit  # inside: takes a tenth of a second
 
-    return float(stdtrit(freedom, 1 - ALPHA / 2))
+    return -float(stdtrit(freedom, alpha / 2))
+
+
+def _normal(alpha: float) -> float:
+    """The quantile of the normal within which all but `alpha` lie."""
+    return -NormalDist().inv_cdf(alpha / 2)
 
 
 def _upper(share: float, answers: float) -> float:
