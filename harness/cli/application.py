@@ -14,13 +14,15 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from harness.cli.interrupts import end_in_order, is_interrupted
 from harness.cli.lazy import LazyGroup
 from harness.cli.options import ANY, REQUIRE_BETTER, say
+from harness.cli.panels import arrange
 from harness.engine.work_sharing import WorkerDone
 from support.console import protect_streams, protected_streams, set_up_logging
 from support.errors import (
@@ -42,7 +44,7 @@ from support.processes import is_launched, is_main_process
 from support.secrets import redact, remember_address
 from tasks.judges.budgets import end_budgets
 
-app = typer.Typer(cls=LazyGroup, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -75,6 +77,13 @@ def run(arguments: list[str] | None = None) -> int:
             _end_servers()
 
 
+def root_command() -> Any:
+    """`harness` itself, as typer runs it."""
+    command = get_command(app)
+    arrange(command)
+    return command
+
+
 def _end_servers() -> None:
     """End a model server that the command has started and left, as a judge's."""
     if (host := sys.modules.get("harness.serving.server_host")) is not None:
@@ -89,7 +98,7 @@ def _run(given: list[str]) -> int:
         _check_home()
         # Another program's options, behind `lm-eval`, are its own.
         words = given if command == "lm-eval" else complete_options(given)
-        result = app(words, prog_name="harness", standalone_mode=False, obj=given)
+        result = root_command().main(words, prog_name="harness", standalone_mode=False, obj=given)
         code = result if isinstance(result, int) else OK
         if code in (OK, REGRESSED):  # else the same command goes on with what is left of its budget
             end_budgets()
@@ -177,7 +186,9 @@ def complete_options(arguments: Sequence[str]) -> list[str]:
     found: list[str] = []
     for place, word in enumerate(arguments):
         found.append(word)
-        if word == REQUIRE_BETTER and (place + 1 == len(arguments) or arguments[place + 1].startswith("-")):
+        if word.replace("_", "-") == REQUIRE_BETTER and (
+            place + 1 == len(arguments) or arguments[place + 1].startswith("-")
+        ):
             found.append(ANY)
     return found
 
@@ -186,6 +197,8 @@ def _message_of(error: Exception) -> str:
     if isinstance(error, NotReady):
         return "\nharness: ".join(map(one_line, str(error).splitlines()))
     shown = getattr(error, "format_message", None)  # click's errors
+    if similar := getattr(error, "possibilities", None):  # of an unknown option; not each in its two spellings
+        error.possibilities = list(dict.fromkeys(each.replace("_", "-") for each in similar))  # type: ignore[attr-defined]
     return " ".join(str(shown() if shown else error).splitlines())
 
 

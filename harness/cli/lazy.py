@@ -9,6 +9,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
 from harness.cli.outputs import check_outputs
+from harness.cli.panels import arrange
 from support.console import set_up_logging
 from support.settings import check_integer
 
@@ -21,37 +22,66 @@ class Command:
     """MODULE:NAME of a command function or of a Typer app with commands of its own."""
     help: str = ""
     """The first line of its help text; empty for a command that is not listed."""
+    group: str = ""
+    """The heading in `harness --help` under which it is listed."""
 
 
 COMMANDS: Final = {
-    "tasks": Command("harness.cli.catalog:tasks_app", "List the tasks, or show one."),
-    "data": Command("harness.cli.data:data_app", "Tell whether benchmarks' data are here, or bring them."),
-    "models": Command("harness.cli.catalog:models_app", "List the models that have a name here, or try one."),
-    "eval": Command("harness.cli.evaluate:eval_command", "Score models or checkpoints on tasks."),
-    "score": Command("harness.cli.score:score_command", "Print the official scores of answers made elsewhere."),
-    "parity": Command("harness.cli.parity:parity_command", "Compare shared decoding with exact decoding of one model."),
+    "eval": Command("harness.cli.evaluate:eval_command", "Score models or checkpoints on tasks.", "Score"),
+    "score": Command(
+        "harness.cli.score:score_command", "Print the official scores of answers made elsewhere.", "Score"
+    ),
+    "lm-eval": Command(
+        "harness.cli.lm_eval:lm_eval_app", "Run lm-eval's own command line with our model class.", "Score"
+    ),
+    "import": Command(
+        "harness.cli.import_results:import_command", "Put results of lm-eval or lmms-eval on a board.", "Score"
+    ),
+    "parity": Command(
+        "harness.cli.parity:parity_command", "Compare shared decoding with exact decoding of one model.", "Score"
+    ),
     "train-then-eval": Command(
-        "harness.cli.train_then_eval:train_then_eval_command", "Score the base, train, score every checkpoint, compare."
+        "harness.cli.train_then_eval:train_then_eval_command",
+        "Score the base, train, score every checkpoint, compare.",
+        "Train",
     ),
     "train": Command(
-        "harness.cli.train:train_command", "Train on preferences that exist, or pretrain embedded models."
+        "harness.cli.train:train_command", "Train on preferences that exist, or pretrain embedded models.", "Train"
     ),
     "train-arm": Command("harness.cli.train:train_arm_command"),
-    "watch": Command("harness.cli.watch:watch_command", "Score each checkpoint of a training run as it is written."),
-    "leaderboard": Command("harness.cli.leaderboard:leaderboard_command", "Print the board: models by metrics."),
-    "compare": Command("harness.cli.compare:compare_command", "Show what changed from one model to another."),
-    "check": Command("harness.cli.check:check_command", "Fail (exit 3) where a score is worse than the baseline."),
-    "power": Command("harness.cli.power:power_command", "Tell which difference between two models a run can detect."),
-    "import": Command("harness.cli.import_results:import_command", "Put results of lm-eval or lmms-eval on a board."),
-    "judge": Command("harness.cli.judge:judge_app", "Show what judges replied and cost, and how good they are."),
-    "store": Command(
-        "harness.cli.store:store_app", "Check, upgrade or rescue ledgers, stores of answers, fingerprints."
+    "watch": Command(
+        "harness.cli.watch:watch_command", "Score each checkpoint of a training run as it is written.", "Train"
     ),
-    "vlfeedback": Command("harness.cli.vlfeedback.app:vlfeedback_app", "Build, read and check preference data."),
-    "povid": Command("harness.cli.povid:povid_app", "Make POVID's dispreferred answers and noised images."),
-    "attention": Command("harness.cli.attention:attention_command", "Measure a model's attention to the image."),
-    "lm-eval": Command("harness.cli.lm_eval:lm_eval_app", "Run lm-eval's own command line with our model class."),
+    "vlfeedback": Command(
+        "harness.cli.vlfeedback.app:vlfeedback_app", "Build, read and check preference data.", "Data"
+    ),
+    "povid": Command("harness.cli.povid:povid_app", "Make POVID's dispreferred answers and noised images.", "Data"),
+    "data": Command("harness.cli.data:data_app", "Tell whether benchmarks' data are here, or bring them.", "Data"),
+    "leaderboard": Command(
+        "harness.cli.leaderboard:leaderboard_command", "Print the board: models by metrics.", "Read"
+    ),
+    "compare": Command("harness.cli.compare:compare_command", "Show what changed from one model to another.", "Read"),
+    "judge": Command(
+        "harness.cli.judge:judge_app", "Show what judges replied and cost, and how good they are.", "Read"
+    ),
+    "check": Command(
+        "harness.cli.check:check_command", "Fail (exit 3) where a score is worse than the baseline.", "Gate"
+    ),
+    "power": Command(
+        "harness.cli.power:power_command", "Tell which difference between two models a run can detect.", "Gate"
+    ),
+    "tasks": Command("harness.cli.catalog:tasks_app", "List the tasks, or show one.", "Look"),
+    "models": Command("harness.cli.catalog:models_app", "List the models that have a name here, or try one.", "Look"),
+    "attention": Command(
+        "harness.cli.attention:attention_command", "Measure a model's attention to the image.", "Look"
+    ),
+    "store": Command(
+        "harness.cli.store:store_app", "Check, upgrade or rescue ledgers, stores of answers, fingerprints.", "Look"
+    ),
 }
+
+HELP: Final = "help"
+"""`harness help COMMAND` is `harness COMMAND --help`."""
 
 
 class LazyGroup(TyperGroup):
@@ -61,7 +91,13 @@ class LazyGroup(TyperGroup):
         super().__init__(**attributes)
         self.params += verbosity_options()
         for name, command in COMMANDS.items():
-            self.add_command(TyperCommand(name, help=command.help, hidden=not command.help))
+            hidden, panel = not command.help, command.group or None
+            self.add_command(TyperCommand(name, help=command.help, hidden=hidden, rich_help_panel=panel))
+        self.add_command(TyperCommand(HELP, help="Show what a command does, and its options.", rich_help_panel="Look"))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words of the command; those after `help` are a command whose help is shown."""
+        return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == [HELP] else args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command to run, imported."""
@@ -74,12 +110,14 @@ def load_command(name: str) -> Any:
     module, _, attribute = COMMANDS[name].target.partition(":")
     target = getattr(importlib.import_module(module), attribute)
     if not isinstance(target, typer.Typer):
-        target, function = typer.Typer(add_completion=False), target
+        target, function = typer.Typer(), target
         target.command(name)(function)
+    target._add_completion = False  # of a whole program; so typer has it for each group, too
     command = get_command(target)
     command.name = name
     if name != "lm-eval":  # its options are another program's
         _add_verbosity(command)
+        arrange(command)
         _check_values_first(command, name)
     return command
 
