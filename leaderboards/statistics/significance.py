@@ -35,8 +35,8 @@ def tail(deviation: float, freedom: float = math.inf) -> float:
 
 
 def least_p(apart: int) -> float:
-    """The smallest p of a two-sided test by swaps if two models differ on `apart` images."""
-    return 2.0 ** (1 - apart)
+    """The smallest mid-p of a two-sided test by swaps if two models differ on `apart` images: two swaps of 2^apart."""
+    return 2.0**-apart
 
 
 def judge_spread(scores: Sequence[Array]) -> tuple[float, float]:

@@ -78,13 +78,15 @@ class PairedTest:
     p: float
     """Two-sided p-value of equal models; Holm-adjusted if the verdict is part of a panel.
 
-    If at least 1% of the swaps reach the difference, p is their share. Counting can't go below 1 / (swaps + 1), with
-    which a panel of some hundred metrics could find nothing, so beyond 1% the tail is extrapolated: a normal tail with
-    the standard deviation of the swapped differences (or the bootstrap's standard error, if larger; Student's tail for
-    the few repeats of a judge), scaled to join the counted shares without a step. The tail of a sum of independent
-    swaps is no heavier except for a factor, which the scaling settles. Student's t on the bootstrap's error would give
-    p-values that are too small there, since that error leaves out the difference itself. p is never above the counted
-    share, nor below 2 / 2^n where n images differ: the smallest value that all swaps could give.
+    If at least 1% of the swaps reach the difference, p is the share that goes beyond it and half of those that equal
+    it: the mid-p (Lancaster 1961). With ties counted whole, the test would give 2 to 4 false alarms in 100 where few
+    images differ (docs/statistics.md). Counting can't go below 1 / (swaps + 1), with which a panel of some hundred
+    metrics could find nothing, so beyond 1% the tail is extrapolated: a normal tail with the standard deviation of the
+    swapped differences (or the bootstrap's standard error, if larger; Student's tail for the few repeats of a judge),
+    scaled to join the counted shares without a step. The tail of a sum of independent swaps is no heavier except for a
+    factor, which the scaling settles. Student's t on the bootstrap's error would give p-values that are too small
+    there, since that error leaves out the difference itself. p is never above the counted share, nor below 1 / 2^n
+    where n images differ: the smallest value that all swaps could give.
     """
 
     mde: float | None = None
@@ -381,24 +383,25 @@ def _p_value(one: Matched, swaps: Array, noise: Array, scores: Sequence[Array], 
     """Two-sided; see `PairedTest.p`. A swap that leaves no score counts against a difference."""
     base, other = _mean_counts(one.base), _mean_counts(one.other)
     apart = int((base != other).any(axis=1).sum())
-    if not apart:
-        return 1.0
     first, second = (float(value_of(one.metric, side.sum(axis=0))) for side in (base, other))
     tie = _TIE * max(abs(first), abs(second))
-    reached = abs(second - first) - tie
+    reached = abs(second - first)
+    if reached <= tie:
+        return 1.0
     sizes = np.where(np.isfinite(swaps), abs(swaps + noise), np.inf)
 
     def counted(size: float) -> float:
-        return (1 + int(np.count_nonzero(sizes >= size))) / (1 + len(sizes))
+        beyond, ties = np.count_nonzero(sizes > size + tie), np.count_nonzero(abs(sizes - size) <= tie)
+        return float(1 + beyond + ties / 2) / (1 + len(sizes))  # 1: what was seen itself, so that none is 0
 
     rare = len(sizes) // _COUNTED
     edge = float(np.partition(sizes, -rare)[-rare]) if rare else math.inf
-    if not edge < reached:
+    if not edge < reached - tie:
         return max(counted(reached), least_p(apart))  # below that, it would be by the chance of the draw
     known = swaps[np.isfinite(swaps)]
     judge, freedom = _judge_error(scores)
     spread = max(math.hypot(float(np.sqrt(np.mean(known**2))), judge), error)
-    beyond = counted(edge - tie) * tail(reached / spread, freedom) / tail(edge / spread, freedom) if spread > 0 else 0.0
+    beyond = counted(edge) * tail(reached / spread, freedom) / tail(edge / spread, freedom) if spread > 0 else 0.0
     without = float(np.mean(np.isinf(sizes)))
     return max(min(counted(reached), max(beyond, without)), least_p(apart))
 

@@ -54,7 +54,7 @@ def test_a_rise_where_lower_is_worse_passes(old: Entry, new: Entry) -> None:
 
 
 def test_p_values_are_adjusted_for_the_number_of_metrics(old: Entry, new: Entry) -> None:
-    before, after = [0] * 60, [1] * 6 + [0] * 54  # p = 1/32 alone
+    before, after = [0] * 60, [1] * 5 + [0] * 55  # p = 1/32 alone
     assert len(gate(old, new, before, after).regressions) == 1
     many = [f"model-{number}" for number in range(3)]
     result = gate([replace(old, model=m) for m in many], [replace(new, model=m) for m in many], before, after)
@@ -205,7 +205,7 @@ def test_a_claim_is_not_weakened_by_the_metrics_nobody_claims(old: Entry, new: E
     baseline, current = (
         [replace(entry, task=task, value=value) for task in tasks] for entry, value in ((old, 10.0), (new, 0.0))
     )
-    before, after = (of_all(load, tasks) for load in (logs(old=[1] * 6 + [0] * 54), logs(new=[0] * 60)))  # p = 1/32
+    before, after = (of_all(load, tasks) for load in (logs(old=[1] * 5 + [0] * 55), logs(new=[0] * 60)))  # p = 1/32
     result = gate(baseline, current, before, after, as_given=True, require_better=["scenes_chair"])
     assert (result.compared, [claim.met for claim in result.claims]) == (3, [True])
 
@@ -331,6 +331,6 @@ def test_a_metric_of_how_not_how_well_costs_the_others_no_power(old: Entry, new:
     baseline, current = (
         [replace(entry, metric=name, value=value) for name in names] for entry, value in ((old, 0.0), (new, 10.0))
     )
-    sides = (logs(old=[0] * 60), logs(new=[1] * 6 + [0] * 54))  # p = 1/32 alone
+    sides = (logs(old=[0] * 60), logs(new=[1] * 5 + [0] * 55))  # p = 1/32 alone
     result = gate(baseline, current, *(of_all(load, metrics=names) for load in sides), as_given=True)
     assert (result.compared, [one.baseline.metric for one in result.regressions]) == (4, ["CHAIR_s"])

@@ -172,7 +172,7 @@ def test_records_that_cannot_be_counted_are_an_error(
 
 
 def test_a_run_that_is_on_both_sides_costs_the_others_no_power(old: Entry, new: Entry) -> None:
-    before, after = logs(old=[0] * 60), logs(old=[0] * 60, new=[1] * 6 + [0] * 54)  # p = 1/32 alone
+    before, after = logs(old=[0] * 60), logs(old=[0] * 60, new=[1] * 5 + [0] * 55)  # p = 1/32 alone
     others = [replace(old, model=f"model-{number}") for number in range(3)]
     result = gate([old, *others], [new, *others], before, after)
     assert (result.compared, [one.baseline.model for one in result.regressions]) == (4, ["base"])

@@ -62,8 +62,9 @@ def test_a_tie_of_floats_is_a_tie() -> None:
         1.1,
         2.3,
         3.7,
-    ):  # one answer differs: to swap it turns the difference round, and makes it no smaller
-        assert compare(base, [*base[:-1], {"image": "image-3", "x": value}], mean_of("x"), higher_is_better=True).p == 1
+    ):  # one answer differs: to swap it turns the difference round, and makes it no smaller; half of the ties count
+        one = compare(base, [*base[:-1], {"image": "image-3", "x": value}], mean_of("x"), higher_is_better=True)
+        assert one.p == pytest.approx(0.5, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,9 @@ def test_p_agrees_with_swapping_in_every_way(metric: Metric) -> None:
         for swaps in itertools.product((False, True), repeat=6)
         for rows in [list(zip(base, other, swaps, strict=True))]
     ]
-    exact = float(np.mean(np.array(swapped) >= observed * (1 - 1e-9)))
+    ties = float(np.mean(abs(np.array(swapped) - observed) < observed * 1e-9))
+    exact = float(np.mean(np.array(swapped) > observed * (1 + 1e-9))) + ties / 2
+    assert ties >= 2 / 64
     assert 0.02 < exact < 0.6
     assert compare(base, other, metric, higher_is_better=True, resamples=40_000).p == pytest.approx(exact, abs=0.01)
 
@@ -316,7 +319,7 @@ def test_questions_that_hang_together_make_mcnemar_too_sure_and_leave_the_outcom
     verdict = compare(base, other, ACCURACY, higher_is_better=True)
     assert verdict.mcnemar is not None
     assert verdict.mcnemar < 1e-9
-    assert verdict.p > 0.1
+    assert verdict.p > 0.05
     assert verdict.outcome == "not separable"
 
 
