@@ -203,7 +203,7 @@ def test_a_claim_holds_only_where_the_questions_show_it(old: Entry, new: Entry, 
 def test_a_claim_is_not_weakened_by_the_metrics_nobody_claims(old: Entry, new: Entry) -> None:
     tasks = ("scenes_chair", "other", "another")
     baseline, current = (
-        [replace(entry, task=task, value=value) for task in tasks] for entry, value in ((old, 10.0), (new, 0.0))
+        [replace(entry, task=task, value=value) for task in tasks] for entry, value in ((old, 100 * 5 / 60), (new, 0.0))
     )
     before, after = (of_all(load, tasks) for load in (logs(old=[1] * 5 + [0] * 55), logs(new=[0] * 60)))  # p = 1/32
     result = gate(baseline, current, before, after, as_given=True, require_better=["scenes_chair"])
@@ -329,7 +329,8 @@ def test_a_metric_of_how_not_how_well_can_t_be_claimed_to_be_better(rates: tuple
 def test_a_metric_of_how_not_how_well_costs_the_others_no_power(old: Entry, new: Entry) -> None:
     names = ("CHAIR_s", "a.yes_rate", "b.yes_rate", "length")
     baseline, current = (
-        [replace(entry, metric=name, value=value) for name in names] for entry, value in ((old, 0.0), (new, 10.0))
+        [replace(entry, metric=name, value=value) for name in names]
+        for entry, value in ((old, 0.0), (new, 100 * 5 / 60))
     )
     sides = (logs(old=[0] * 60), logs(new=[1] * 5 + [0] * 55))  # p = 1/32 alone
     result = gate(baseline, current, *(of_all(load, metrics=names) for load in sides), as_given=True)
