@@ -26,7 +26,7 @@ from harness.cli.options import (
 )
 from harness.cli.setting_options import OptionGroup, check_at_least, from_environment, refuse_given, with_settings
 from harness.engine.config import EngineConfig, config_from
-from harness.evaluation.eval_settings import EvalSettings
+from harness.evaluation.eval_settings import EvalSettings, check_suffixes
 from harness.models.chat_settings import acts_on_served
 from harness.serving.adapters import needs_of_usable
 from harness.serving.settings import ServerSettings
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 def _make_engine(given: Mapping[str, Any]) -> EngineConfig:
     """Engine settings from options and from `--model-set NAME=VALUE`, where true, 4 and 0.5 are not text."""
     values = {name: value for name, value in given.items() if name != "overrides" and value is not None}
-    suffix, by_task = _read_suffixes(values.pop("suffix", None) or ())
+    suffix, by_task = read_suffixes(values.pop("suffix", None) or ())
     values |= {} if suffix is None else {"suffix": suffix}
     known = {setting.name: setting.default for setting in settings_of(EngineConfig)}
     for name, text in given.get("overrides", {}).items():
@@ -65,7 +65,7 @@ def _make_engine(given: Mapping[str, Any]) -> EngineConfig:
     return replace(config_from(values, "--model-set"), suffixes=by_task)
 
 
-def _read_suffixes(given: Sequence[str] | str) -> tuple[str | None, dict[str, str]]:
+def read_suffixes(given: Sequence[str] | str) -> tuple[str | None, dict[str, str]]:
     """The text of `--prompt-suffix` for all tasks, and those of single ones, by the tasks' names."""
     from tasks.registry import registry
 
@@ -97,6 +97,13 @@ ENGINE: Final = OptionGroup(
     whole=frozenset({"suffix"}),
     without=frozenset({"suffixes"}),
 )
+
+
+_ASKING: Final = ("suffix", "thinking", "thinking_tokens")
+ASKING: Final = replace(ENGINE, panel="Evaluation", table="").but(
+    *(setting.name for setting in settings_of(EngineConfig) if setting.name not in _ASKING), answers=None
+)
+"""Of the engine's settings those that say how models are asked, for commands that score checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +212,7 @@ def eval_command(
     chosen = expand(tasks)
     judge.check(context, any(task.judged for task in chosen))
     check_data(settings.data, chosen)
+    check_suffixes(engine.suffixes, chosen)
     rater = judge.make(asked=not dry_run)
     if dry_run:
         check_judge(rater, chosen, official_prompts=settings.official_prompts)

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from harness.cli.evaluate import read_suffixes
 from harness.cli.setting_options import OptionGroup, check_at_least
 from support.errors import RecipeError, SettingError, UsageError
 from support.processes import is_launched
@@ -65,6 +66,39 @@ class RunDataOptions:
     def _parts(self) -> list[tuple[str, str, str]]:
         return [text.partition("=") for text in self.paths]
 
+
+@dataclass(frozen=True, kw_only=True)
+class AskingOptions:
+    """How the base and the checkpoints are asked when they are scored, in place of what the recipe's [scoring] says."""
+
+    protocol: str | None = None
+    """Whose wording questions have: official, bare, a protocol's name, or a TOML file; default: the recipe's."""
+    prompt_suffix: tuple[str, ...] = ()
+    """TEXT or TASK=TEXT, put after every question of all tasks, or of one; recorded; repeatable."""
+    thinking: Literal["on", "off"] | None = None
+    """Whether the models think before they answer, where their chat template has this switch."""
+    thinking_tokens: int | None = None
+    """Most tokens of thoughts, on top of the limit of an answer; by default 4096."""
+
+    def changes(self, recipe: "PreferenceRecipe") -> dict[str, Any]:
+        """The recipe's [scoring] with what is given in place of its values; nothing where none is given."""
+        suffix, by_task = read_suffixes(self.prompt_suffix)
+        given = {
+            "protocol": self.protocol,
+            "prompt_suffix": suffix,
+            "prompt_suffixes": by_task or None,
+            "thinking": self.thinking,
+            "thinking_tokens": self.thinking_tokens,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        if not given:
+            return {}
+        own = {} if recipe.scoring is None else recipe.scoring.model_dump(exclude_unset=True)
+        by_task = own.get("prompt_suffixes", {}) | by_task
+        return {"scoring": own | given | ({"prompt_suffixes": by_task} if by_task else {})}
+
+
+ASKED = OptionGroup(kind=AskingOptions, panel="Evaluation", whole=frozenset({"prompt_suffix"}))
 
 RUN_DATA = OptionGroup(
     kind=RunDataOptions,

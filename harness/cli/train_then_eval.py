@@ -25,7 +25,9 @@ from harness.cli.options import (
 from harness.cli.setting_options import OptionGroup, with_settings
 from harness.cli.train import submit_command
 from harness.cli.train_options import (
+    ASKED,
     RUN_DATA,
+    AskingOptions,
     LaunchOptions,
     RunDataOptions,
     change_recipe,
@@ -70,6 +72,7 @@ TRAINING = OptionGroup(kind=TrainingOptions, panel="Training", environment=False
 @with_settings(
     config="train-then-eval",
     data=RUN_DATA,
+    asked=ASKED,
     judge=JUDGE.but("batch", "repeats", name=None),
     training=TRAINING,
     server=SERVED,
@@ -90,6 +93,7 @@ def train_then_eval_command(
     as_json: Json = False,
     *,
     data: RunDataOptions,
+    asked: AskingOptions,
     judge: JudgeOptions,
     training: TrainingOptions,
     server: ServerSettings | None,
@@ -99,7 +103,13 @@ def train_then_eval_command(
     Builds or reads preference data first, and gives the verdict at the end. After an interruption the same command
     continues.
     """
+    from harness.runs.recipe_scoring import scored_by
+
     found = _find_recipe(recipe, tasks, seed, training, data, fetch=not dry_run)
+    if changed := asked.changes(found):
+        found = change_recipe(found, changed, f"recipe {found.name!r}, with what the options change")
+    settings = EvalSettings(data=data.of_tasks(_names_of_tasks(found)), partial_data=data.partial, limit=limit)
+    settings, _ = scored_by(found, settings)
     folder = run_folder_of(out, found.name, seed)
     judge = replace(judge, name=judge.name or (found.data.judge if found.data else None) or "exact")
     judge.check(context)
@@ -108,7 +118,6 @@ def train_then_eval_command(
     layout = _find_layout(found, folder, training, dry_run)
     if dry_run:
         _check_judge(rater, found)
-        settings = EvalSettings(data=data.of_tasks(_names_of_tasks(found)), partial_data=data.partial, limit=limit)
         return _print_steps(context, found, folder, training, layout, (rater, settings))
     if layout is not None and training.slurm is not None and not is_launched():
         return submit_command(context, folder, layout, training.slurm, dry_run=False)
@@ -121,15 +130,13 @@ def train_then_eval_command(
 
     if is_launched():
         check_world()
-    settings = EvalSettings(data=data.of_tasks(_names_of_tasks(found)), partial_data=data.partial, limit=limit)
     with Stages():
         require_run_ready(found, folder, rater, settings, server)
         processes = layout if layout is not None and layout.needs_launch else None
-        asked: dict[str, Any] = {"early_stop": training.early_stop, "remote_code": training.trust_remote_code}
-        asked["settings"] = settings
+        more: dict[str, Any] = {"early_stop": training.early_stop, "remote_code": training.trust_remote_code}
         if server is not None:
-            asked["server"] = ServerHost(settings=server, folder=folder / "servers", ledger=judge.ledger)
-        outcome = train_then_eval(found, folder, rater, layout=processes, **asked)
+            more["server"] = ServerHost(settings=server, folder=folder / "servers", ledger=judge.ledger)
+        outcome = train_then_eval(found, folder, rater, settings=settings, layout=processes, **more)
         text = write_report(outcome)
     print(to_json(outcome) if as_json else text)
     log.info(f"report: {folder / 'report.md'}")

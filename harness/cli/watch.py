@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.evaluate import EVALUATION, SERVER, check_server
+from harness.cli.evaluate import ASKING, EVALUATION, SERVER, check_server
 from harness.cli.options import JUDGE, Json, JudgeOptions, Tasks, check_data, expand, say
 from harness.cli.setting_options import OptionGroup, with_settings
-from harness.evaluation.eval_settings import EvalSettings
+from harness.engine.config import EngineConfig
+from harness.evaluation.eval_settings import EvalSettings, check_suffixes
 from harness.runs.watch import WatchSettings
 from harness.serving.settings import ServerSettings
 from support.errors import FAILED, OK, one_line
@@ -32,7 +33,11 @@ WITHOUT_OPTION = ("official_prompts", "judge_repeats", "calibration", "full_answ
 
 
 @with_settings(
-    settings=WATCH, evaluation=EVALUATION.but(*WITHOUT_OPTION), server=SERVER, judge=JUDGE.but("batch", "repeats")
+    settings=WATCH,
+    evaluation=EVALUATION.but(*WITHOUT_OPTION),
+    asking=ASKING,
+    server=SERVER,
+    judge=JUDGE.but("batch", "repeats"),
 )
 def watch_command(
     context: typer.Context,
@@ -50,6 +55,7 @@ def watch_command(
     *,
     settings: WatchSettings,
     evaluation: EvalSettings,
+    asking: EngineConfig,
     server: ServerSettings | None,
     judge: JudgeOptions,
 ) -> int:
@@ -63,12 +69,14 @@ def watch_command(
     from harness.runs.scoring_cost import scoring_words
     from harness.runs.scoring_queue import Scoring
     from harness.runs.watch import watch
+    from harness.runs.watched_share import WatchedShare
     from leaderboards.board.board import Board
     from trainers.training.checkpoints import QuietPeriod, find_complete_checkpoints
 
     chosen = expand(tasks)
     judge.check(context, any(task.judged for task in chosen))
     check_data(evaluation.data, chosen)
+    check_suffixes(asking.suffixes, chosen)
     check_server(context, server)
     rater, out = judge.make(), out or folder
     register()
@@ -84,12 +92,13 @@ def watch_command(
             judge=rater,
             state=out / "watch",
             settings=evaluation,
+            engine=asking,
             server=host,
             adapters=lambda: _find_adapters(folder),
             remote_code=settings.trust_remote_code,
             adapters_base=settings.model_base,
         )
-        log.info(scoring_words(scoring, folder))
+        log.info(scoring_words(scoring, folder, WatchedShare(folder, settings.score_checkpoints)))
         reporter = _Reporter(folder, out, scoring, base)
         text = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
     print(json.dumps(watched.to_json()) if as_json else text)

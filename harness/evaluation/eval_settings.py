@@ -26,6 +26,7 @@ from leaderboards.board.entry import (
     digest_of_protocol,
     without_device,
 )
+from support.errors import SettingError
 from support.settings import LARGEST_SEED, check_integer
 from tasks.data_folder import VARIABLE, stored
 from tasks.judges.openai import OpenAIJudge
@@ -104,6 +105,16 @@ def asking_of(task: TaskSpec, spec: ModelSpec, settings: EvalSettings, engine: E
 def suffix_of(task: TaskSpec, spec: ModelSpec, engine: EngineConfig) -> str | None:
     """The user's own suffix of a task: that of the task before that of all; None without one."""
     return engine.suffixes.get(task.name, for_model(engine, spec).suffix or None)
+
+
+def check_suffixes(suffixes: Collection[str], tasks: Sequence[TaskSpec]) -> None:
+    """SettingError for a suffix of a task that is not scored: it would not act."""
+    names = [task.name for task in tasks]
+    for task in suffixes:
+        if task not in names:
+            raise SettingError(
+                f"--prompt-suffix for {task!r}: would not act: it is not among the tasks asked for: {', '.join(names)}"
+            )
 
 
 def facts_of_asking(task: TaskSpec, spec: ModelSpec, settings: EvalSettings, engine: EngineConfig) -> dict[str, str]:

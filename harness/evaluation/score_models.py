@@ -14,7 +14,7 @@ from typing import Final
 
 from harness.engine.config import EngineConfig
 from harness.evaluation.entries import Evaluation
-from harness.evaluation.eval_settings import EvalSettings, on_board
+from harness.evaluation.eval_settings import EvalSettings, check_suffixes, on_board
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.make_judge import check_judge
 from harness.evaluation.protocol import as_asked
@@ -57,6 +57,7 @@ class ModelScorer:
 
     def __post_init__(self) -> None:
         check_judge(self.judge, self.tasks, official_prompts=self.settings.official_prompts)
+        check_suffixes(self.engine.suffixes, self.tasks)
         self._host = AdapterHost()
         make_room_for(self.judge, self._host.drop)
 

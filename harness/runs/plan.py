@@ -2,6 +2,7 @@
 
 from trainers.config.data import PreferenceFile
 from trainers.config.recipe import PreferenceRecipe, PretrainingRecipe
+from trainers.config.scoring import ScoringSettings
 
 
 def pretraining_steps(recipe: PretrainingRecipe) -> list[str]:
@@ -37,7 +38,8 @@ def steps_of(recipe: PreferenceRecipe, limit: int | None, scoring: str) -> list[
     """One line a stage; `scoring` says what the scoring of checkpoints takes."""
     data, training = recipe.data, recipe.training
     documents = f" ({limit} documents each)" if limit else ""
-    steps = [f"score {recipe.base} on {', '.join(recipe.tasks)}{documents}"]
+    asked = f", {_words(recipe.scoring)}" if recipe.scoring is not None else ""
+    steps = [f"score {recipe.base} on {', '.join(recipe.tasks)}{documents}{asked}"]
     if data is not None:
         count = min(limit, data.instructions) if limit else data.instructions
         answers = min(data.answers, len(data.pool))
@@ -57,3 +59,8 @@ def steps_of(recipe: PreferenceRecipe, limit: int | None, scoring: str) -> list[
     if recipe.control:
         steps.append("the same by SFT on the chosen answers, as control")
     return [*steps, f"score checkpoints: {scoring}", "verdicts, best checkpoint, model cards, report.md with its plot"]
+
+
+def _words(scoring: ScoringSettings) -> str:
+    """How models are asked."""
+    return ", ".join(f"{name} = {value!r}" for name, value in scoring.model_dump(exclude_unset=True).items())

@@ -17,6 +17,7 @@ from harness.evaluation.generate import load_tasks
 from harness.evaluation.judge_cost import plan, supposed_answers
 from harness.models.provenance import environment
 from harness.runs.scoring_queue import Scoring
+from harness.runs.watched_share import WatchedShare
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from tasks.data_folder import stored
@@ -159,16 +160,21 @@ def cost_of_scoring(
     return ScoringCost(tasks=found, measured="" if rate is None else rate.of)
 
 
-def scoring_words(scoring: Scoring, folder: Path) -> str:
-    """What it takes a watcher to score the checkpoints that a training has written so far."""
-    found = find_complete_checkpoints(folder, QuietPeriod(0))[0]
+def scoring_words(scoring: Scoring, folder: Path, share: WatchedShare) -> str:
+    """What it takes a watcher to score the checkpoints of a training: all of them where the folder says how many, else
+    those that are there so far."""
+    complete = find_complete_checkpoints(folder, QuietPeriod(0))[0]
+    found, planned = share.of(complete), share.planned(complete)
     done = {entry.model for entry in scoring.board.entries()}
-    waiting = [one.path for one in found if scoring.name_of(one.path) not in done]
+    waiting = [one for one in found if scoring.name_of(one.path) not in done]
     rates = (rate_of(model, scoring.tasks, [scoring.board]) for model in sorted(done))
     rate = next((rate for rate in rates if rate is not None), None)
     cost = cost_of_scoring(scoring.tasks, scoring.judge, scoring.settings, rate)
-    how = f"{_checkpoints(len(waiting))} there to be scored, and all that are written while this watches"
-    return cost.words(Planned(count=len(waiting) or None, how=how))
+    how = f"{_checkpoints(len(waiting))} there to be scored"
+    if planned is None:
+        return cost.words(Planned(count=len(waiting) or None, how=f"{how}, and all that are written while this watches"))
+    left = len(planned) - len(found) + len(waiting)
+    return cost.words(Planned(count=left, how=f"{how}, {left} of {len(planned)} in all (score_checkpoints)"))
 
 
 def _cost_of_task(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.engine.config import EngineConfig
-from harness.evaluation.eval_settings import EvalSettings, on_board
+from harness.evaluation.eval_settings import EvalSettings, check_suffixes, on_board
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.lost import lost_in_words
 from harness.evaluation.make_judge import check_judge
@@ -26,7 +26,7 @@ from harness.serving.model_server import known_of
 from harness.serving.served_judge import make_room_for
 from harness.serving.server_host import ServerHost, end_servers
 from leaderboards.board.board import Board
-from support.errors import one_line
+from support.errors import SettingError, one_line
 from support.files import atomic_write_text, file_lock, short_name
 from support.parsing import parse_json
 from tasks.judges.protocol import Judge
@@ -49,7 +49,7 @@ class Scoring:
     state: Path
     """Folder for locks and for what failed."""
     settings: EvalSettings = field(default_factory=EvalSettings)
-    engine: EngineConfig | None = None
+    engine: EngineConfig = field(default_factory=EngineConfig)
     host: AdapterHost = field(default_factory=AdapterHost)
     """Keeps the base of all adapters in memory."""
     remote_code: bool = False
@@ -67,6 +67,7 @@ class Scoring:
 
     def __post_init__(self) -> None:
         check_judge(self.judge, self.tasks, official_prompts=self.settings.official_prompts)
+        check_suffixes(self.engine.suffixes, self.tasks)
 
     @property
     def allowed(self) -> str:
@@ -156,6 +157,8 @@ def score_checkpoint(
         spec = scoring.fetch(found.path)
         done = scoring.score(spec, name, wait=False)
         why = scoring.find_lost(spec, name) if done == "scored" else ""
+    except SettingError:
+        raise  # it would not act on the next one either
     except Exception as error:  # memory, networks and disks come and go; the watcher goes on
         scoring.host.drop()
         if not found.path.exists():

@@ -17,11 +17,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from harness.engine.chat_template import check_switch
+from harness.engine.config import EngineConfig
 from harness.engine.stage_timer import StageTimer
 from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.lost import share_lost
 from harness.evaluation.make_judge import check_judge
+from harness.evaluation.protocol import as_asked
 from harness.models.adapter_host import AdapterHost
+from harness.models.chat_templates import chat_template_of
 from harness.models.configuration import identity_of
 from harness.models.load import register
 from harness.models.spec import ModelSpec
@@ -29,6 +33,7 @@ from harness.runs.checkpoint_selection import Metric, Scores, headlines, probe, 
 from harness.runs.image_use_checks import STAGE, ImageUseChecks, check_image_use, draw_pairs
 from harness.runs.interim_scoring import Processes, find_probes_without_value, train_and_score
 from harness.runs.outcome import CONTROL, Outcome, Stop, panel_verdicts
+from harness.runs.recipe_scoring import scored_by
 from harness.runs.recipe_training import base_to_train, merge_adapter
 from harness.runs.run_folder import claim, hold_run_folder, keep_own_scoring
 from harness.runs.scoring_cost import cost_of_scoring, planned_scoring, rate_of
@@ -86,7 +91,7 @@ def train_then_eval(
 ) -> Outcome:
     """Do, or finish, the run of `recipe` in `out`; `settings.limit` bounds instructions (or rows read), too.
 
-    `settings`: how models are scored, but for the recipe's seed. `early_stop` names probes, "task" or
+    `settings`: how models are scored, but for the recipe's seed and [scoring]. `early_stop` names probes, "task" or
     "task.metric": training ends once one is significantly worse than the base's. `layout`: processes that train, while
     this one does all else; None = this one trains. `remote_code`: code of the recipe's models may run. `server`: all is
     scored behind it, after the training unless it is to be kept while that runs or scores are needed earlier.
@@ -96,15 +101,15 @@ def train_then_eval(
     probes = [probe(name, tasks) for name in early_stop]
     check_judge(judge, tasks)
     limit = None if settings is None else settings.limit
+    asked = scored_by(recipe, settings or EvalSettings())
     recipe = recipe if limit is None else _limit(recipe, limit)
     with hold_run_folder(out), server or nullcontext():
         recipe = keep_own_scoring(out, recipe)
         claim(out, recipe, limit)
         register()
-        scored = replace(settings or EvalSettings(), seed=recipe.seed)
-        run = _Run(recipe, out, judge, tasks, probes, scored, remote_code=remote_code, server=server)
+        run = _Run(recipe, out, judge, tasks, probes, asked, remote_code=remote_code, server=server)
         run.score_base()
-        data = prepare_training_data(recipe, out, judge, tasks, run.seconds, scored, remote_code=remote_code)
+        data = prepare_training_data(recipe, out, judge, tasks, run.seconds, asked[0], remote_code=remote_code)
         run.announce_scoring(data)
         arms, stop = run.train_arms(data, layout)
         failed = run.score_checkpoints(arms)
@@ -123,7 +128,7 @@ class _Run:
         judge: Judge,
         tasks: Sequence[TaskSpec],
         probes: Sequence[Metric],
-        settings: EvalSettings,
+        asked: tuple[EvalSettings, EngineConfig],
         *,
         remote_code: bool,
         server: ServerHost | None,
@@ -137,7 +142,8 @@ class _Run:
             tasks=tasks,
             judge=judge,
             state=out / "watch",
-            settings=settings,
+            settings=asked[0],
+            engine=asked[1],
             host=self.host,
             timed=self.seconds,
             adapters=self._find_adapters,
@@ -155,6 +161,8 @@ class _Run:
     def score_base(self) -> None:
         """Score the model that is trained, if it can be trained."""
         base_to_train(self.base, self.recipe.base)
+        asked = as_asked(self.base, self.scoring.settings.protocol)
+        check_switch(chat_template_of(asked), self.scoring.engine.thinking, self.recipe.base)
         if self.scoring.after_training:
             log.info("%s: scored after the training, on the server of its checkpoints", self.recipe.base)
             return

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.runs.scoring_queue import Attempts, Scoring, score_checkpoint
+from harness.runs.watched_share import WatchedShare
 from support.errors import SettingError
 from trainers.training.checkpoints import FoundCheckpoint, QuietPeriod, find_complete_checkpoints, traces
 
@@ -43,15 +44,19 @@ class WatchSettings:
     """Run Python code that comes with the checkpoints and their base."""
     model_base: str | None = None
     """Model that the adapters go on, in place of the one that their files name: a name, a folder or a hub id."""
+    score_checkpoints: int | None = None
+    """Score so many of the checkpoints that the training saves, evenly spaced, the last always; default: as many as the
+    run's recipe says, else all."""
     attempts: int = 3
     """How often a checkpoint is tried before it is given up."""
     backoff: float = 60.0
     """Seconds; after its nth failure a checkpoint waits for backoff * 2^(n-1)."""
 
     def __post_init__(self) -> None:
-        for name, least in (("poll", 0.0), ("settle", 0.0), ("attempts", 1)):
-            if getattr(self, name) < least:
-                raise SettingError(f"--{name} {getattr(self, name)}: must be at least {least}")
+        for name, least in (("poll", 0.0), ("settle", 0.0), ("attempts", 1), ("score_checkpoints", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SettingError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,7 @@ class Watched:
     """What a watcher did and left."""
 
     found: list[FoundCheckpoint]
-    """All complete checkpoints, by step."""
+    """The complete checkpoints that are to be scored, by step."""
     names: Mapping[Path, str]
     """What the board calls them."""
     scored: list[Path]
@@ -112,6 +117,7 @@ class _Watcher:
     def __init__(self, folder: Path, scoring: Scoring, settings: WatchSettings) -> None:
         self.folder, self.scoring, self.settings = folder, scoring, settings
         self.settled = QuietPeriod(settings.settle)
+        self.share = WatchedShare(folder, settings.score_checkpoints)
         self.attempts = Attempts(scoring.state, settings.attempts, settings.backoff, scoring.allowed)
         self.finished: dict[Path, Any] = {}
         """Path -> its files as they were when it was scored."""
@@ -124,6 +130,7 @@ class _Watcher:
         Only one, since what is written meanwhile may come before the next.
         """
         complete, incomplete = find_complete_checkpoints(self.folder, self.settled)
+        complete = self.share.of(complete)
         names = {found.path: self.scoring.name_of(found.path) for found in complete}
         waiting = [found for found in complete if self.finished.get(found.path) != traces(found.path)]
         failed: dict[Path, str] = {}

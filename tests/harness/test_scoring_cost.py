@@ -190,4 +190,4 @@ def test_a_run_scores_its_share_and_says_before_what_it_takes(
     assert "at most 2 checkpoints are scored" in (shown := capsys.readouterr().out)
     assert f"measured on scenes-base, {out / 'board'}" in shown
     assert cli.run(["watch", str(out), "--tasks", "scenes_pope", "--once", "--limit", "6"]) == 0
-    assert any("checkpoints are there to be scored" in text for text in caplog.messages)
+    assert any("there to be scored, " in text and "of 2 in all" in text for text in caplog.messages)

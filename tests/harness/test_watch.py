@@ -355,3 +355,75 @@ def test_the_command_holds_checkpoints_against_their_base(
     assert (tmp_path / "watch.png").stat().st_size > 0
     assert run([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["done"] is True
+
+
+def write_state(folder: Path, **facts: Any) -> None:
+    state = {"global_step": int(folder.name.removeprefix("checkpoint-")), "max_steps": 6, "log_history": []}
+    (folder / "trainer_state.json").write_text(json.dumps(state | facts))
+    age(folder, 60)
+
+
+def test_a_run_of_ours_is_watched_at_the_checkpoints_that_its_recipe_scores(ours: Checkpoints, tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        ours(tmp_path, step)
+    training = {"learning_rate": 1e-5, "batch_size": 8, "save_steps": 1, "score_checkpoints": 1}
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": {"training": training}}))
+    found = watched(tmp_path, scoring(tmp_path), once=True)
+    assert [path.name for path in found.scored] == ["checkpoint-3"]
+    assert [one.step for one in found.found] == [3]
+    assert found.done
+    more = watched(tmp_path, scoring(tmp_path), once=True, score_checkpoints=2)
+    assert [path.name for path in more.scored] == ["checkpoint-2"]
+
+
+def test_of_a_run_that_was_ended_early_its_last_checkpoint_is_scored(ours: Checkpoints, tmp_path: Path) -> None:
+    ours(tmp_path, 1)
+    training = {"learning_rate": 1e-5, "batch_size": 8, "save_steps": 1, "score_checkpoints": 1}
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": {"training": training}}))
+    assert not watched(tmp_path, scoring(tmp_path), once=True).scored
+    (tmp_path / "stopped.json").write_text("{}")
+    assert len(watched(tmp_path, scoring(tmp_path), once=True).scored) == 1
+
+
+def test_of_another_trainers_run_so_many_are_scored_as_were_asked_for(
+    theirs: Checkpoints, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "harness")
+    for step in (1, 2, 3):
+        write_state(theirs(tmp_path, step), save_steps=1)
+    command = ["watch", str(tmp_path), "--tasks", "scenes_mme", "--limit", "2", "--base", "scenes-base", "--once"]
+    assert run([*command, "--score-checkpoints", "3"]) == 0
+    assert {Path(name).name for name in models(tmp_path)} == {"checkpoint-2", "scenes-base"}
+    assert any("1 checkpoint is there to be scored, 3 of 3 in all" in text for text in caplog.messages)
+
+
+@pytest.mark.parametrize("facts", ({}, {"save_steps": 500}, {"save_steps": 0.5}, {"max_steps": None, "save_steps": 1}))
+def test_a_number_of_checkpoints_that_cannot_act_is_an_error(
+    facts: dict[str, Any], theirs: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_state(theirs(tmp_path, 2), **facts)
+    command = ["watch", str(tmp_path), "--tasks", "scenes_mme", "--limit", "2", "--once"]
+    assert run([*command, "--score-checkpoints", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "--score-checkpoints 2: can't act" in said
+    assert "checkpoint-2 does not say which checkpoints its training saves" in said
+    assert run([*command, "--score-checkpoints", "0"]) == 2
+    assert "--score-checkpoints 0: must be at least 1" in capsys.readouterr().err
+
+
+def test_a_watcher_asks_by_the_protocol_and_in_the_words_it_is_given(
+    ours: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours(tmp_path, 3)
+    (tmp_path / "mine.toml").write_text('system = "Be careful."')
+    command = ["watch", str(tmp_path), "--tasks", "scenes_mme", "--limit", "2", "--once"]
+    assert run([*command, "--protocol", str(tmp_path / "mine.toml"), "--prompt-suffix", "scenes_mme= So?"]) == 0
+    entries = Board(tmp_path / "board").entries()
+    assert len({entry.model for entry in entries}) == 2
+    assert {entry.provenance["protocol"].split()[0] for entry in entries} == {"mine"}
+    assert {entry.provenance["prompt suffix"] for entry in entries} == {" So?"}
+    capsys.readouterr()
+    assert run([*command, "--prompt-suffix", "pope= So?"]) == 2
+    assert "--prompt-suffix for 'pope': would not act" in capsys.readouterr().err
+    assert run([*command, "--thinking", "off"]) == 2
+    assert "thinking = off: would not act: its chat template has no such switch" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -201,7 +201,7 @@ class PairOptions(Section):
     pairs in memory."""
 
 
-_UNLESS_NONE = Field(exclude_if=lambda value: value is None)
+UNLESS_NONE: Final = Field(exclude_if=lambda value: value is None)
 """Of keys that came later: recipes without them are recorded as they were."""
 
 
@@ -246,7 +246,7 @@ class _PreferenceSource(Section):
     """Of pairs: a form of trainers/data/pair_formats.py; None: found from the columns."""
     take: Literal["pairs", "best"] = "pairs"
     """Of rated answers: the rule's pairs, or the best answer of each row alone, which is for SFT."""
-    held_out: Annotated[str | None, _UNLESS_NONE] = None
+    held_out: Annotated[str | None, UNLESS_NONE] = None
     """Other data of the same kind, as `read`, that are the held-out side; None: a share of these."""
 
 
@@ -274,7 +274,7 @@ class PreferenceFile(PairOptions, _PreferenceSource):
     """What to do with pairs whose picture is missing or does not open."""
     image_tokens: Literal["refuse", "drop"] = "refuse"
     """What to do with `<image>` in prompts of a form that has no place for it; "drop" removes one for each picture."""
-    max_bad_rows: Annotated[int | float | None, AfterValidator(_check_bad_rows), _UNLESS_NONE] = None
+    max_bad_rows: Annotated[int | float | None, AfterValidator(_check_bad_rows), UNLESS_NONE] = None
     """Leave out at most this many rows that can't be used (no pair in it, equal or empty answers, a picture that is
     missing, does not open, or that the model's processor refuses, a mark of a picture in a text, a prompt that fills
     max_length), or this share of all rows (0.02); more end the run. None: rows without two different answers are left

@@ -18,7 +18,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from support.errors import RecipeError, did_you_mean
 from support.parsing import parse_toml
-from trainers.config.data import Data, PreferenceFile, Section
+from trainers.config.data import UNLESS_NONE, Data, PreferenceFile, Section
+from trainers.config.scoring import ScoringSettings
 from trainers.config.training import Pretraining, Training
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -58,6 +59,8 @@ class Recipe(Section):
     """In place of `data`: preference data to read."""
     training: Training | None = None
     pretraining: Pretraining | None = None
+    scoring: Annotated[ScoringSettings | None, UNLESS_NONE] = None
+    """How models are asked when they are scored; None: by the official protocol."""
 
     @field_validator("name")
     @classmethod
@@ -159,7 +162,7 @@ class PretrainingRecipe(Recipe):
                 f"trainer = {self.trainer!r} needs base, [training] and [data] or [dataset]; "
                 "'scenes' does [pretraining]"
             )
-        for name in ("base", "data", "dataset", "training", "control"):
+        for name in ("base", "data", "dataset", "training", "control", "scoring"):
             if self.trainer == "scenes" and getattr(self, name):
                 raise ValueError(f"{name} is given, which trainer = 'scenes' does not read; leave it out")
         return self

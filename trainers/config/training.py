@@ -104,7 +104,7 @@ class Training(Section):
     save_steps: Annotated[int, Field(gt=0)] | None = None
     """In place of `checkpoints`: save every so many steps, and at the end."""
     score_checkpoints: Annotated[int, Field(gt=0)] | None = None
-    """How many of the saved checkpoints train-then-eval scores, evenly spaced, the last always; None: all."""
+    """How many of the saved checkpoints train-then-eval and watch score, evenly spaced, the last always; None: all."""
     keep: Annotated[int, Field(gt=0)] | None = None
     """Only this many of the last checkpoints are kept; None: all."""
     log_steps: Annotated[int, Field(gt=0)] = 5

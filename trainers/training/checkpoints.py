@@ -246,16 +246,26 @@ def total_steps(rows: int, training: "Training") -> int:
 def saved_at(steps: int, training: "Training") -> list[int]:
     """The steps after which a run saves: every `save_steps`, or evenly spaced; always the last."""
     if training.save_steps is not None:
-        return [*range(training.save_steps, steps, training.save_steps), steps]
+        return saved_every(training.save_steps, steps)
     count = min(training.checkpoints, steps)
     return [round(steps * (index + 1) / count) for index in range(count)]
+
+
+def saved_every(count: int, steps: int) -> list[int]:
+    """The steps after which a run saves that does so each `count` of them, and at its end."""
+    return [*range(count, steps, count), steps]
 
 
 def scored_at(steps: int, training: "Training") -> list[int]:
     """The steps of the checkpoints that a run scores: `score_checkpoints` of those saved, evenly spaced; always the
     last."""
     saved, count = saved_at(steps, training), training.score_checkpoints
-    if count is None or count >= len(saved):
+    return saved if count is None else evenly_spaced(saved, count)
+
+
+def evenly_spaced(saved: list[int], count: int) -> list[int]:
+    """So many of these steps, evenly spaced, the last always; all where there are no more."""
+    if count >= len(saved):
         return saved
     return [saved[round(len(saved) * (index + 1) / count) - 1] for index in range(count)]
 

@@ -1,0 +1,93 @@
+"""How a run's base and checkpoints are asked: by the recipe's [scoring], and by the options in its place."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli import main as cli
+from harness.engine.config import EngineConfig
+from harness.evaluation.eval_settings import EvalSettings
+from harness.runs.recipe_scoring import scored_by
+from leaderboards.board.board import Board
+from support.errors import RecipeError, SettingError
+from trainers.config.recipe import PreferenceRecipe, find_recipe, preference_recipe
+
+
+def recipe_with(**scoring: Any) -> PreferenceRecipe:
+    return preference_recipe("scenes-demo", scoring=scoring)
+
+
+def test_a_recipe_says_how_its_models_are_asked(tmp_path: Path) -> None:
+    usual = preference_recipe("scenes-demo")
+    assert scored_by(usual, EvalSettings(limit=3)) == (EvalSettings(limit=3), EngineConfig())
+    asked = recipe_with(protocol="bare", prompt_suffix=" So?", thinking="off", prompt_suffixes={"scenes_pope": " Eh?"})
+    settings, engine = scored_by(asked, EvalSettings(limit=3))
+    assert settings == EvalSettings(limit=3, protocol="bare")
+    assert engine == EngineConfig(suffix=" So?", suffixes={"scenes_pope": " Eh?"}, thinking="off")
+    assert asked.digest != usual.digest
+    assert "scoring" not in usual.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("scoring", "said"),
+    (
+        ({"protocol": "bear"}, "--protocol 'bear': unknown.*bare"),
+        ({"thinking": "off", "thinking_tokens": 3}, "thinking_tokens = 3: would not act with thinking = off"),
+        ({"prompt_suffixes": {"mme": "x"}}, "--prompt-suffix for 'mme': would not act"),
+    ),
+)
+def test_what_would_not_act_is_refused(scoring: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        scored_by(recipe_with(**scoring), EvalSettings())
+
+
+def test_a_misspelt_key_and_a_recipe_that_pretrains_are_told() -> None:
+    with pytest.raises(RecipeError, match=r"unknown key 'scoring\.protocoll' \(did you mean 'protocol'"):
+        recipe_with(protocoll="bare")
+    with pytest.raises(RecipeError, match="scoring is given, which trainer = 'scenes' does not read"):
+        find_recipe("scenes-base", scoring={"protocol": "bare"})
+
+
+def test_options_stand_in_place_of_the_recipes_values(
+    tmp_path: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(tiny_recipe.read_text() + '\n[scoring]\nprompt_suffix = " So?"\nthinking_tokens = 9\n')
+    command = ["train-then-eval", str(own), "--dry-run", "--tasks", "scenes_mme"]
+    assert cli.run([*command, "--protocol", "bare", "--prompt-suffix", "scenes_mme= Eh?"]) == 0
+    said = "protocol = 'bare', prompt_suffix = ' So?', prompt_suffixes = {'scenes_mme': ' Eh?'}, thinking_tokens = 9"
+    assert said in capsys.readouterr().out
+    assert cli.run([*command, "--protocol", "bear"]) == 2
+    assert cli.run([*command, "--prompt-suffix", "pope=x"]) == 2
+    assert "'pope': would not act" in capsys.readouterr().err
+
+
+def test_base_and_checkpoints_are_asked_alike_and_a_run_goes_on_with_its_own_protocol_alone(
+    tmp_path: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, mine, out = tmp_path / "own.toml", tmp_path / "mine.toml", tmp_path / "run"
+    own.write_text(tiny_recipe.read_text().replace("control = true", "control = false"))
+    mine.write_text('system = "Be careful."')
+    command = ["train-then-eval", str(own), "--out", str(out), "--limit", "4", "--tasks", "scenes_mme"]
+    asked = ["--protocol", str(mine), "--prompt-suffix", " Say yes or no."]
+    assert cli.run([*command, *asked]) == 0
+    entries = Board(out / "board").entries()
+    assert len({entry.model for entry in entries}) > 1
+    (fact,) = {entry.provenance["protocol"] for entry in entries}
+    assert fact.startswith("mine ")
+    assert {entry.provenance["prompt suffix"] for entry in entries} == {" Say yes or no."}
+    assert json.loads((out / "run.json").read_text())["recipe"]["scoring"]["protocol"] == str(mine)
+    before = len(entries)
+    assert cli.run([*command, *asked]) == 0
+    assert len(Board(out / "board").entries()) == before
+    capsys.readouterr()
+    assert cli.run([*command, "--protocol", "bare"]) == 2
+    assert "with other settings (scoring.protocol:" in capsys.readouterr().err
+    assert cli.run([*command, *asked, "--thinking", "off"]) == 2
+    assert "scoring.thinking: none there" in capsys.readouterr().err
+    fresh = [*command[:3], str(tmp_path / "other"), *command[4:]]
+    assert cli.run([*fresh, "--thinking", "off"]) == 2
+    assert "thinking = off: would not act: its chat template has no such switch" in capsys.readouterr().err
+    assert not (tmp_path / "other" / "run.json").exists()
