@@ -131,6 +131,12 @@ def _make_settings(given: Mapping[str, Any]) -> EvalSettings:
     return settings
 
 
+def check_of_tasks(settings: EvalSettings, engine: EngineConfig, tasks: "list[TaskSpec]") -> None:
+    """SettingError for data, or a suffix, of a task that was not chosen."""
+    check_data(settings.data, tasks)
+    check_suffixes(engine.suffixes, tasks)
+
+
 def check_server(context: typer.Context, server: ServerSettings | None) -> None:
     """SettingError for an option of a server that was given, without one."""
     if server is None:
@@ -211,8 +217,7 @@ def eval_command(
         refuse_given(context, ("answers",), "the answers of a served model are kept in --ledger")
     chosen = expand(tasks)
     judge.check(context, any(task.judged for task in chosen))
-    check_data(settings.data, chosen)
-    check_suffixes(engine.suffixes, chosen)
+    check_of_tasks(settings, engine, chosen)
     rater = judge.make(asked=not dry_run)
     if dry_run:
         check_judge(rater, chosen, official_prompts=settings.official_prompts)

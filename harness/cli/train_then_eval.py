@@ -103,13 +103,8 @@ def train_then_eval_command(
     Builds or reads preference data first, and gives the verdict at the end. After an interruption the same command
     continues.
     """
-    from harness.runs.recipe_scoring import scored_by
-
     found = _find_recipe(recipe, tasks, seed, training, data, fetch=not dry_run)
-    if changed := asked.changes(found):
-        found = change_recipe(found, changed, f"recipe {found.name!r}, with what the options change")
-    settings = EvalSettings(data=data.of_tasks(_names_of_tasks(found)), partial_data=data.partial, limit=limit)
-    settings, _ = scored_by(found, settings)
+    found, settings = _find_scoring(found, asked, data, limit)
     folder = run_folder_of(out, found.name, seed)
     judge = replace(judge, name=judge.name or (found.data.judge if found.data else None) or "exact")
     judge.check(context)
@@ -177,6 +172,18 @@ def _find_recipe(
         found = use_plain_trl(found)
     check_names(found, training.early_stop, training.named)
     return found
+
+
+def _find_scoring(
+    recipe: "PreferenceRecipe", asked: AskingOptions, data: RunDataOptions, limit: int | None
+) -> "tuple[PreferenceRecipe, EvalSettings]":
+    """The recipe with what the options change in its [scoring], and how its models are scored; SettingError."""
+    from harness.runs.recipe_scoring import scored_by
+
+    if changed := asked.changes(recipe):
+        recipe = change_recipe(recipe, changed, f"recipe {recipe.name!r}, with what the options change")
+    settings = EvalSettings(data=data.of_tasks(_names_of_tasks(recipe)), partial_data=data.partial, limit=limit)
+    return recipe, scored_by(recipe, settings)[0]
 
 
 def _names_of_tasks(recipe: "PreferenceRecipe") -> list[str]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.evaluate import ASKING, EVALUATION, SERVER, check_server
-from harness.cli.options import JUDGE, Json, JudgeOptions, Tasks, check_data, expand, say
+from harness.cli.evaluate import ASKING, EVALUATION, SERVER, check_of_tasks, check_server
+from harness.cli.options import JUDGE, Json, JudgeOptions, Tasks, expand, say
 from harness.cli.setting_options import OptionGroup, with_settings
 from harness.engine.config import EngineConfig
-from harness.evaluation.eval_settings import EvalSettings, check_suffixes
+from harness.evaluation.eval_settings import EvalSettings
 from harness.runs.watch import WatchSettings
 from harness.serving.settings import ServerSettings
 from support.errors import FAILED, OK, one_line
@@ -69,20 +69,15 @@ def watch_command(
     from harness.runs.scoring_cost import scoring_words
     from harness.runs.scoring_queue import Scoring
     from harness.runs.watch import watch
-    from harness.runs.watched_share import WatchedShare
     from leaderboards.board.board import Board
-    from trainers.training.checkpoints import QuietPeriod, find_complete_checkpoints
 
     chosen = expand(tasks)
     judge.check(context, any(task.judged for task in chosen))
-    check_data(evaluation.data, chosen)
-    check_suffixes(asking.suffixes, chosen)
+    check_of_tasks(evaluation, asking, chosen)
     check_server(context, server)
     rater, out = judge.make(), out or folder
     register()
-    for given in filter(None, (base, settings.model_base)):
-        find(given)  # an unknown base is the command's mistake
-    find_complete_checkpoints(folder, QuietPeriod(settings.settle))  # so is a folder that is not there
+    _check_given(folder, base, settings)
     with Stages(), _make_host(server, out, judge) or nullcontext() as host:
         models = [] if base is None else [find(base)]
         require_ready(chosen, rater, evaluation, models=models, more=needs_of_servers(server, rater))
@@ -98,11 +93,21 @@ def watch_command(
             remote_code=settings.trust_remote_code,
             adapters_base=settings.model_base,
         )
-        log.info(scoring_words(scoring, folder, WatchedShare(folder, settings.score_checkpoints)))
+        log.info(scoring_words(scoring, folder, settings.score_checkpoints))
         reporter = _Reporter(folder, out, scoring, base)
         text = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
     print(json.dumps(watched.to_json()) if as_json else text)
     return _exit_code_of(watched, reporter)
+
+
+def _check_given(folder: Path, base: str | None, settings: WatchSettings) -> None:
+    """An unknown base is the command's mistake, and so is a folder that is not there."""
+    from harness.models.spec import find
+    from trainers.training.checkpoints import QuietPeriod, find_complete_checkpoints
+
+    for given in filter(None, (base, settings.model_base)):
+        find(given)
+    find_complete_checkpoints(folder, QuietPeriod(settings.settle))
 
 
 def _make_host(server: ServerSettings | None, out: Path, judge: JudgeOptions) -> "ServerHost | None":

@@ -160,9 +160,10 @@ def cost_of_scoring(
     return ScoringCost(tasks=found, measured="" if rate is None else rate.of)
 
 
-def scoring_words(scoring: Scoring, folder: Path, share: WatchedShare) -> str:
-    """What it takes a watcher to score the checkpoints of a training: all of them where the folder says how many, else
-    those that are there so far."""
+def scoring_words(scoring: Scoring, folder: Path, count: int | None = None) -> str:
+    """What it takes a watcher to score the checkpoints of a training, or so many of them: all where the folder says how
+    many there will be, else those that are there so far."""
+    share = WatchedShare(folder, count)
     complete = find_complete_checkpoints(folder, QuietPeriod(0))[0]
     found, planned = share.of(complete), share.planned(complete)
     done = {entry.model for entry in scoring.board.entries()}
@@ -172,7 +173,9 @@ def scoring_words(scoring: Scoring, folder: Path, share: WatchedShare) -> str:
     cost = cost_of_scoring(scoring.tasks, scoring.judge, scoring.settings, rate)
     how = f"{_checkpoints(len(waiting))} there to be scored"
     if planned is None:
-        return cost.words(Planned(count=len(waiting) or None, how=f"{how}, and all that are written while this watches"))
+        return cost.words(
+            Planned(count=len(waiting) or None, how=f"{how}, and all that are written while this watches")
+        )
     left = len(planned) - len(found) + len(waiting)
     return cost.words(Planned(count=left, how=f"{how}, {left} of {len(planned)} in all (score_checkpoints)"))
 

@@ -45,8 +45,8 @@ class WatchSettings:
     model_base: str | None = None
     """Model that the adapters go on, in place of the one that their files name: a name, a folder or a hub id."""
     score_checkpoints: int | None = None
-    """Score so many of the checkpoints that the training saves, evenly spaced, the last always; default: as many as the
-    run's recipe says, else all."""
+    """Score so many of the training's checkpoints, evenly spaced, the last always; default: as its recipe says, else
+    all."""
     attempts: int = 3
     """How often a checkpoint is tried before it is given up."""
     backoff: float = 60.0

@@ -1,8 +1,8 @@
 """Which of a training's checkpoints a watcher scores: as many as its recipe, or the user, says; else all.
 
-    share = WatchedShare(folder, 5)
-    share.of(complete)                  # those of these checkpoints that are among the five
-    share.planned(complete)             # their steps in all; None: all checkpoints, or not known yet
+share = WatchedShare(folder, 5)
+share.of(complete)                  # those of these checkpoints that are among the five
+share.planned(complete)             # their steps in all; None: all checkpoints, or not known yet
 """
 
 from collections.abc import Sequence
