@@ -103,10 +103,16 @@ def protected_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def stderr_for_bars() -> TextIO:
-    """stderr for a library that moves the cursor; what is written there must have passed `write_out`."""
-    raw = sys.stderr.raw if isinstance(sys.stderr, SafeStream) else sys.stderr
+def with_codes(stream: TextIO) -> TextIO:
+    """sys.stdout or sys.stderr for a library that moves the cursor, or colours; what is written there must have passed
+    `write_out`."""
+    raw = stream.raw if isinstance(stream, SafeStream) else stream
     return cast(TextIO, SafeStream(raw, codes=True))
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether what is printed there can be coloured, and the cursor moved."""
+    return with_codes(stream).isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 class _StderrHandler(logging.Handler):

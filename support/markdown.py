@@ -15,9 +15,11 @@ _OTHER_DECIMALS = 3
 _MARKUP = re.compile(r"([\\`|<>\[\]*~&]|(?<![^\W_])_|_(?![^\W_]))")  # an underscore within a word is none
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table of cells that are escaped already; the first column is left-aligned."""
-    align = ["left", *["right"] * (len(headers) - 1)]
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool] | None = None) -> str:
+    """A markdown table of cells that are escaped already; columns of numbers (None: all but the first) are
+    right-aligned."""
+    numbers = [False, *[True] * (len(headers) - 1)] if numeric is None else numeric
+    align = ["right" if own else "left" for own in numbers]
     return tabulate([headers, *rows], headers="firstrow", tablefmt="pipe", disable_numparse=True, colalign=align)
 
 

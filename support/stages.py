@@ -9,6 +9,7 @@ hidden too.
 """
 
 import logging
+import sys
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -27,7 +28,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from support.console import HANDLER, stderr_for_bars, write_out
+from support.console import HANDLER, with_codes, write_out
 from support.errors import one_line
 from support.progress import show_on
 
@@ -64,7 +65,7 @@ class Stages:
     """Inside, `progress.report(stage, done, total)` shows a bar for each stage, and log lines appear above the bars."""
 
     def __init__(self) -> None:
-        self.console = Console(file=stderr_for_bars())
+        self.console = Console(file=with_codes(sys.stderr))
         counts = (TextColumn("{task.description}", markup=False), BarColumn(), _Counts(), _Rate())
         columns = (*counts, TimeElapsedColumn(), TimeRemainingColumn())
         self.hidden = HANDLER.level > logging.INFO

@@ -8,6 +8,7 @@ import typer
 
 from harness.cli.options import DATA, MODEL, DataOptions, ModelOptions
 from harness.cli.setting_options import with_settings
+from harness.cli.shown import show
 from support.errors import OK
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,6 @@ def attention_command(
         for name, spec in zip(names, specs, strict=True):
             lm = host.load(spec)
             found.append(attention_share(lm, spec_of_task, limit, name=name, data=data.paths))
-    print(write(out, found[0], found[1] if against is not None else None))
+    show(write(out, found[0], found[1] if against is not None else None))
     log.info(f"plot: {out / 'attention.png'}")
     return OK

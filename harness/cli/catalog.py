@@ -9,6 +9,7 @@ import typer
 
 from harness.cli.options import DATA, LEDGER, MODEL, DataOptions, Json, LedgerPath, ModelOptions
 from harness.cli.setting_options import with_settings
+from harness.cli.shown import show
 from support.errors import OK
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def models_command(context: typer.Context, as_json: Json = False) -> int:
 
     from harness.models.fetch import cached
     from harness.models.spec import MODELS
-    from support.markdown import MISSING, cell, table
+    from support.markdown import MISSING
+    from support.tables import Table
 
     if as_json:
         listed = [asdict(spec) | {"here": cached(spec)} for spec in MODELS.values()]
@@ -40,11 +42,9 @@ def models_command(context: typer.Context, as_json: Json = False) -> int:
         hub = "embedded" if Path(spec.pretrained).is_dir() else spec.pretrained
         here = "server" if spec.backend == "openai" else "yes" if cached(spec) else ""
         size = MISSING if spec.gigabytes is None else f"{spec.gigabytes:g}"
-        rows.append(
-            [cell(text) for text in (spec.name, hub, spec.licence, size, spec.image_tokens, here, spec.description)]
-        )
-    print(table(["model", "hub id", "licence", "GB", "image tokens", "here", "what it is"], rows))
-    print("\nA folder with weights or a LoRA adapter, a hub id, or openai:ID behind a server is a model too.")
+        rows.append([spec.name, hub, spec.licence, size, spec.image_tokens, here, spec.description])
+    found = Table(["model", "hub id", "licence", "GB", "image tokens", "here", "what it is"], rows)
+    show([found, "A folder with weights or a LoRA adapter, a hub id, or openai:ID behind a server is a model too."])
     return OK
 
 
@@ -102,7 +102,8 @@ def tasks_command(context: typer.Context, as_json: Json = False) -> int:
     """List the tasks and suites."""
     if context.invoked_subcommand is not None:
         return OK
-    from support.markdown import cell, table
+    from support.markdown import cell
+    from support.tables import Table
     from tasks.registry import registry
 
     known = registry()
@@ -110,12 +111,9 @@ def tasks_command(context: typer.Context, as_json: Json = False) -> int:
         suites = {group.name: group.tasks for group in known.groups.values()}
         print(json.dumps({"tasks": [_facts_of(spec) for spec in known.tasks.values()], "suites": suites}))
         return OK
-    rows = [
-        [cell(t.name), t.version, cell(t.headline), *_marks_of(t), cell(t.description)] for t in known.tasks.values()
-    ]
-    print(table(["task", "version", "headline", "judged", "data", "what it asks"], rows))
-    for group in known.groups.values():
-        print(f"\nsuite {group.name}: {', '.join(group.tasks)}")
+    rows = [[t.name, t.version, t.headline, *_marks_of(t), t.description] for t in known.tasks.values()]
+    groups = [cell(f"suite {group.name}: {', '.join(group.tasks)}") for group in known.groups.values()]
+    show([Table(["task", "version", "headline", "judged", "data", "what it asks"], rows), *groups])
     return OK
 
 

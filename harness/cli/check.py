@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.cli.options import ANY
 from harness.cli.outputs import check_target
 from harness.cli.setting_options import OptionGroup, with_settings
+from harness.cli.shown import show
 from support.errors import FAILED, OK, REGRESSED, UsageError
 
 log = logging.getLogger(__name__)
@@ -88,5 +89,8 @@ def check_command(*, asked: CheckOptions) -> int:
     )
     for text in publish(result, os.environ, junit=asked.junit, comment=asked.comment):
         log.info(text, extra={"is_order": True})  # the runner reads both streams; stdout is the result's
-    print(json.dumps(to_json(result), allow_nan=False) if asked.as_json else render(result))
+    if asked.as_json:
+        print(json.dumps(to_json(result), allow_nan=False))
+    else:
+        show(render(result))
     return OK if result.passed else REGRESSED if result.failed else FAILED

@@ -8,6 +8,7 @@ import typer
 
 from harness.cli.board_options import RUNS, Boards, HumanLabels
 from harness.cli.options import Json
+from harness.cli.shown import show
 from support.errors import OK
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def compare_command(
     """
     from harness.evaluation.find_boards import boards_in, find_boards, find_models, metric_of
     from harness.evaluation.guards import guards_of
-    from leaderboards.comparison.compare import compare_runs, to_json, to_markdown, with_corrections
+    from leaderboards.comparison.compare import compare_runs, to_blocks, to_json, with_corrections
 
     boards = find_boards(board) if board else boards_in(RUNS)
     old, new = find_models((before, after), boards, partial=partial)
@@ -45,7 +46,10 @@ def compare_command(
     if human_labels is not None:
         labels = _read_labels(human_labels, found, logs)
         found = with_corrections(found, labels, samples=logs, metrics=metric_of)
-    print(json.dumps(to_json(found), allow_nan=False) if as_json else to_markdown(found, shown=examples))
+    if as_json:
+        print(json.dumps(to_json(found), allow_nan=False))
+    else:
+        show(to_blocks(found, shown=examples))
     return OK
 
 

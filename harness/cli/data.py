@@ -8,6 +8,7 @@ import typer
 
 from harness.cli.options import DATA, DataOptions, DryRun, Json, check_data, expand
 from harness.cli.setting_options import with_settings
+from harness.cli.shown import show
 from support.errors import FAILED, OK
 
 if TYPE_CHECKING:
@@ -95,24 +96,22 @@ def _tell_missing(status: "DataStatus") -> list[str]:
 
 
 def _print_table(tasks: "list[TaskSpec]", found: "list[DataStatus]") -> None:
-    from support.markdown import cell, table
+    from support.markdown import cell
+    from support.tables import Table
 
     rows = [
         [
-            cell(task.name),
+            task.name,
             "yes" if status.ready else "no",
-            cell(status.where),
+            status.where,
             "" if status.documents is None else f"{status.documents:,}",
             "needed" if task.judged else "",
         ]
         for task, status in zip(tasks, found, strict=True)
     ]
-    print(table(["task", "can run", "data", "documents", "judge"], rows))
-    lines = [line for status in found for line in _tell_missing(status)]
-    if lines:
-        print("\nMissing:")
-    for line in lines:
-        print(f"- {line}")
+    lines = [f"- {cell(line)}" for status in found for line in _tell_missing(status)]
+    missing = ["\n".join(("Missing:", *lines))] if lines else []
+    show([Table(["task", "can run", "data", "documents", "judge"], rows), *missing])
 
 
 def _print_sources(task: "TaskSpec") -> None:

@@ -25,6 +25,7 @@ from harness.cli.options import (
     print_plan,
 )
 from harness.cli.setting_options import OptionGroup, check_at_least, from_environment, refuse_given, with_settings
+from harness.cli.shown import show
 from harness.engine.config import EngineConfig, config_from
 from harness.evaluation.eval_settings import EvalSettings, check_suffixes
 from harness.models.chat_settings import acts_on_served
@@ -264,13 +265,13 @@ def _find_needs(
 def _print_entries(entries: "Sequence[Entry]", board: "Board | None", as_json: bool) -> None:
     from harness.evaluation.lost import list_lost
     from leaderboards.board.entry import to_json
-    from leaderboards.views.markdown_report import leaderboard
+    from leaderboards.views.markdown_report import leaderboard_blocks
 
     if as_json:
         reasons = list_lost(board, entries) if board is not None else []
         print(json.dumps({"entries": [to_json(entry) for entry in entries], "reasons": reasons}))
     else:
-        print(leaderboard(entries))
+        show(leaderboard_blocks(entries))
 
 
 def _score_each(

@@ -12,6 +12,7 @@ from harness.cli.board_options import RUNS, Boards
 from harness.cli.judge_bench import bench_command
 from harness.cli.judge_families import families_command
 from harness.cli.options import LEDGER, Json, LedgerPath, money
+from harness.cli.shown import show
 from support.errors import OK, UnknownName, UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def judge_ledger_command(
 
 def _print_failures(ledger: "Ledger", as_json: bool) -> int:
     """The questions without a reply by task, judge and reason, with one of each."""
-    from support.markdown import cell, table
+    from support.tables import Table
     from tasks.judges.failures import without_secrets
     from tasks.judges.reasons import list_reasons
 
@@ -60,10 +61,11 @@ def _print_failures(ledger: "Ledger", as_json: bool) -> int:
         print(json.dumps({"failures": rows}))
         return OK
     shown = [
-        [cell(str(row[name])) for name in ("task", "judge", "reason", "count")] + [cell(_write_example(row["example"]))]
+        [str(row[name]) for name in ("task", "judge", "reason", "count")] + [_write_example(row["example"])]
         for row in rows
     ]
-    print(table(["task", "judge", "reason", "questions", "one of them"], shown) if rows else "No failures.")
+    found = Table(["task", "judge", "reason", "questions", "one of them"], shown)
+    show([found if rows else "No failures."])
     return OK
 
 
@@ -76,7 +78,8 @@ def _write_example(example: "Mapping[str, str]") -> str:
 def _print_totals(found: "Ledger", as_json: bool) -> int:
     from dataclasses import asdict
 
-    from support.markdown import cell, table
+    from support.markdown import cell
+    from support.tables import Table
     from tasks.judges.reasons import grouped
 
     totals, failures = found.summary(by_served=True), found.failures()
@@ -88,9 +91,9 @@ def _print_totals(found: "Ledger", as_json: bool) -> int:
         return OK
     rows = [
         [
-            cell(t.task),
-            cell(t.model),
-            cell(t.served),
+            t.task,
+            t.model,
+            t.served,
             *map(str, (t.calls, t.losses)),
             _write_tokens(t.prompt_tokens, t) + f" ({t.cached_tokens} cached)" * bool(t.cached_tokens),
             _write_tokens(t.completion_tokens, t),
@@ -100,9 +103,11 @@ def _print_totals(found: "Ledger", as_json: bool) -> int:
         for t in totals
     ]
     counts = ["replies", "paid without reply", "prompt tokens", "reply tokens", "money", "of them estimated"]
-    print(table(["task", "judge", "answered by", *counts], rows) if rows else "No calls.")
-    for (task, model), reasons in failures.items():
-        print(f"{len(reasons)} questions of {task or 'no task'} have no reply of {model}: {grouped(reasons)}")
+    lines = [
+        cell(f"{len(reasons)} questions of {task or 'no task'} have no reply of {model}: {grouped(reasons)}")
+        for (task, model), reasons in failures.items()
+    ]
+    show([Table(["task", "judge", "answered by", *counts], rows) if rows else "No calls.", *lines])
     return OK
 
 
@@ -140,7 +145,11 @@ def judge_agree_command(
     """Measure how two raters agree, what influences each of them, and where they differ most."""
     from harness.evaluation.rater_agreement import read_ratings, report
 
-    print(report(read_ratings(first), read_ratings(second), (first.stem, second.stem), as_json=as_json))
+    text = report(read_ratings(first), read_ratings(second), (first.stem, second.stem), as_json=as_json)
+    if as_json:
+        print(text)
+    else:
+        show(text)
     return OK
 
 

@@ -27,6 +27,7 @@ from harness.cli.options import (
     split_names,
 )
 from harness.cli.setting_options import refuse_given, with_settings
+from harness.cli.shown import show
 from support.errors import LOSSY, OK, SettingError, UsageError
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ def _end(results: "Sequence[Result]", max_failed: float, as_json: bool, out: Pat
     if as_json:
         print(json.dumps({"results": [result.facts() for result in results], "files": list(map(str, files))}))
     else:
-        print("\n\n".join(result.table() for result in results))
+        show([result.table() for result in results])
     for file in files:
         log.info(f"kept: {file}")
     code = OK

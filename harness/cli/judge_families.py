@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli.options import Json
+from harness.cli.shown import show
 from support.errors import OK
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def families_command(
     as_json: Json = False,
 ) -> int:
     """Show which parameters a model takes: with others it is not asked, and settings of them are refused."""
-    from support.markdown import cell, table
+    from support.markdown import cell
+    from support.tables import Table
     from tasks.judges.addresses import BASE_URL, server_of
     from tasks.judges.capabilities import capabilities_of, host_of
     from tasks.judges.providers import has_prefix
@@ -44,9 +46,9 @@ def families_command(
     if as_json:
         print(json.dumps({"model": model, "host": host, "server": kind, "family": takes.family, "takes": shown}))
         return OK
-    rows = [[cell(name), cell(value)] for name, value in shown.items()]
     where = f" at {host}" if host else ""
-    print(f"{model}{where}: family {takes.family}\n\n{table(['parameter', 'taken'], rows)}")
+    words = cell(f"{model}{where}: family {takes.family}")
+    show([words, Table(["parameter", "taken"], [[name, value] for name, value in shown.items()])])
     return OK
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.cli.options import money, say
+from harness.cli.shown import show
 from harness.evaluation.lost import lost_in_words, share_lost
 from support.errors import LOSSY, OK
 
@@ -21,7 +22,7 @@ def print_judge_plans(plans: "Sequence[JudgePlan]", as_json: bool = False) -> in
     """Print what --dry-run says of judging."""
     from dataclasses import asdict
 
-    from support.markdown import cell, table
+    from support.tables import Table
 
     if as_json:
         print(json.dumps({"judging": [asdict(found) for found in plans]}))
@@ -31,17 +32,19 @@ def print_judge_plans(plans: "Sequence[JudgePlan]", as_json: bool = False) -> in
         return OK
     rows = [
         [
-            cell(p.task),
-            cell(p.model),
+            p.task,
+            p.model,
             *map(str, (p.calls, p.kept, p.prompt_tokens, p.completion_tokens)),
             money(p.price),
         ]
         for p in plans
     ]
-    print(table(["task", "judge", "calls", "in the ledger", "prompt tokens", "reply tokens", "price"], rows))
+    notes = ["nothing was asked (--dry-run); second questions and retries are not included"]
     if any(p.price is None for p in plans):
-        print("unknown price: --judge-price IN,OUT tells it, in US dollars for a million tokens of prompts and replies")
-    print("nothing was asked (--dry-run); second questions and retries are not included")
+        what = "in US dollars for a million tokens of prompts and replies"
+        notes.insert(0, f"unknown price: --judge-price IN,OUT tells it, {what}")
+    head = ["task", "judge", "calls", "in the ledger", "prompt tokens", "reply tokens", "price"]
+    show([Table(head, rows), *notes])
     return OK
 
 

@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from harness.cli.outputs import check_outputs
 from harness.cli.panels import arrange
+from harness.cli.shown import TABLES, format_option, take_form
 from support.console import set_up_logging
 from support.settings import check_integer
 
@@ -117,6 +118,7 @@ def load_command(name: str) -> Any:
     command.name = name
     if name != "lm-eval":  # its options are another program's
         _add_verbosity(command)
+        _add_format(command, name)
         arrange(command)
         _check_values_first(command, name)
     return command
@@ -135,6 +137,7 @@ def _check_values_first(command: Any, words: str) -> None:
             for one in value if isinstance(value, (list, tuple)) else (value,):
                 check_integer(options[name], one)
         check_outputs(words, context.params, options, given)
+        take_form(words, context)
         return run(context)
 
     command.invoke = check_and_run
@@ -144,6 +147,13 @@ def _add_verbosity(command: Any) -> None:
     command.params += verbosity_options()
     for inner in getattr(command, "commands", {}).values():
         _add_verbosity(inner)
+
+
+def _add_format(command: Any, words: str) -> None:
+    if words in TABLES:
+        command.params.append(format_option())
+    for name, inner in getattr(command, "commands", {}).items():
+        _add_format(inner, f"{words} {name}")
 
 
 def verbosity_options() -> list[TyperOption]:

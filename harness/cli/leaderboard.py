@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from harness.cli.board_options import RUNS, Folders, refuse
 from harness.cli.outputs import check_target
 from harness.cli.setting_options import OptionGroup, parse_pairs, with_settings
+from harness.cli.shown import show
 from support.errors import FAILED, OK, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -45,8 +46,6 @@ class LeaderboardOptions:
     """Write one HTML page with charts, curves and flipped answers to this file."""
     pictures: bool = True
     """Put small copies of the images into the page."""
-    form: Literal["markdown", "csv"] = "markdown"
-    """markdown or csv; for JSON, --json."""
     output: Literal["lm-eval", "hub"] | None = None
     """Write each model's results into --out, in lm-eval's form or the hub's."""
     out: Path | None = None
@@ -64,7 +63,6 @@ class LeaderboardOptions:
             "--html": self.html is not None,
             f"--output {self.output}": self.output is not None,
             "--json": self.as_json,
-            "--format csv": self.form == "csv",
         }
         asked = [name for name, given in forms.items() if given]
         files, to_hub = self.output is not None, self.output == "hub"
@@ -86,7 +84,7 @@ class LeaderboardOptions:
         check_target("--out", self.out or EXPORTED, folder=True)
 
 
-SHOWN = OptionGroup(kind=LeaderboardOptions, names={"form": "format", "as_json": "json"}, environment=False)
+SHOWN = OptionGroup(kind=LeaderboardOptions, names={"as_json": "json"}, environment=False)
 
 
 @with_settings(shown=SHOWN)
@@ -113,7 +111,7 @@ def leaderboard_command(folders: Folders = None, *, shown: LeaderboardOptions) -
     if shown.html is not None:
         _write_page(shown.html, places, boards, entries, reports, corrected, shown)
     else:
-        print(_as_text(boards, entries, reports, corrected, shown), end="" if shown.form == "csv" else "\n")
+        _show(boards, entries, reports, corrected, shown)
     return OK
 
 
@@ -151,16 +149,16 @@ def _correct(
     return found
 
 
-def _as_text(
+def _show(
     boards: "Sequence[Board]",
     entries: "Sequence[Entry]",
     reports: "Sequence[Reference]",
     corrected: "dict[Key, Corrected]",
     shown: LeaderboardOptions,
-) -> str:
-    """The board as markdown, CSV or JSON."""
+) -> None:
+    """Print the board."""
     from leaderboards.views.columns import BoardComparison
-    from leaderboards.views.markdown_report import leaderboard, to_csv, to_json
+    from leaderboards.views.markdown_report import leaderboard_blocks, to_csv, to_json
     from leaderboards.views.published import beside, rows
 
     more: dict[str, Any] = {"only_headline": shown.headline, "comparison": BoardComparison(corrected=corrected)}
@@ -169,12 +167,11 @@ def _as_text(
         more["comparison"] = replace(found, corrected=corrected, ranks=found.ranks if shown.ranks else {})
     reported = rows(entries, reports, only_headline=shown.headline)
     if shown.as_json:
-        return to_json(entries, **more, published=reported if shown.published else None)
-    if shown.form == "csv":
-        return to_csv(entries, **more, published=reported)
-    text = leaderboard(entries, base=shown.base, **more)
+        print(to_json(entries, **more, published=reported if shown.published else None))
+        return
+    blocks = leaderboard_blocks(entries, base=shown.base, ranked=True, **more)
     below = beside(entries, reports, only_headline=shown.headline)
-    return f"{text}\n\n{below}" if below else text
+    show([*blocks, *filter(None, [below])], csv=lambda: to_csv(entries, **more, published=reported))
 
 
 def _write_page(

@@ -8,6 +8,7 @@ import typer
 
 from harness.cli.options import DATA, JUDGE, MODEL, DataOptions, Json, JudgeOptions, ModelOptions
 from harness.cli.setting_options import with_settings
+from harness.cli.shown import show
 from support.errors import OK
 
 log = logging.getLogger(__name__)
@@ -38,5 +39,8 @@ def parity_command(
     spec = fetch(models.find(context, model))
     rater = judge.make() if spec_of_task.judged else None
     found = parity(spec, spec_of_task, samples, judge=rater, data=data.paths, partial_data=data.partial)
-    print(json.dumps(asdict(found)) if as_json else render(found))
+    if as_json:
+        print(json.dumps(asdict(found)))
+    else:
+        show(render(found))
     return OK

@@ -8,6 +8,7 @@ import typer
 
 from harness.cli.board_options import RUNS, Boards, refuse
 from harness.cli.options import Json
+from harness.cli.shown import show
 from support.errors import OK, UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def power_command(
         needed = None if difference is None else found.samples_for(difference)
         print(json.dumps(asdict(found) | {"detectable": found.detectable(samples), "samples_needed": needed}))
     else:
-        print(render(found, samples=samples, difference=difference))
+        show(render(found, samples=samples, difference=difference))
     return OK
 
 

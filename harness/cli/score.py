@@ -10,6 +10,7 @@ import typer
 from harness.cli.judging import exit_code_of, print_judge_plans
 from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, MaxFailed
 from harness.cli.setting_options import with_settings
+from harness.cli.shown import show
 from support.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def score_command(
     else:
         for warning in result.warnings:
             log.warning(warning)
-        print(_score_table(spec, result))
+        show(_score_table(spec, result))
     return exit_code_of([result], max_failed)
 
 

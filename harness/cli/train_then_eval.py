@@ -23,6 +23,7 @@ from harness.cli.options import (
     split_names,
 )
 from harness.cli.setting_options import OptionGroup, with_settings
+from harness.cli.shown import show
 from harness.cli.train import submit_command
 from harness.cli.train_options import (
     ASKED,
@@ -133,7 +134,10 @@ def train_then_eval_command(
             more["server"] = ServerHost(settings=server, folder=folder / "servers", ledger=judge.ledger)
         outcome = train_then_eval(found, folder, rater, settings=settings, layout=processes, **more)
         text = write_report(outcome)
-    print(to_json(outcome) if as_json else text)
+    if as_json:
+        print(to_json(outcome))
+    else:
+        show(text)
     log.info(f"report: {folder / 'report.md'}")
     return _exit_code_of(outcome, training, max_failed)
 

@@ -12,6 +12,7 @@ import typer
 from harness.cli.evaluate import ASKING, EVALUATION, SERVER, check_of_tasks, check_server
 from harness.cli.options import JUDGE, Json, JudgeOptions, Tasks, expand, say
 from harness.cli.setting_options import OptionGroup, with_settings
+from harness.cli.shown import show
 from harness.engine.config import EngineConfig
 from harness.evaluation.eval_settings import EvalSettings
 from harness.runs.watch import WatchSettings
@@ -96,7 +97,10 @@ def watch_command(
         log.info(scoring_words(scoring, folder, settings.score_checkpoints))
         reporter = _Reporter(folder, out, scoring, base)
         text = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
-    print(json.dumps(watched.to_json()) if as_json else text)
+    if as_json:
+        print(json.dumps(watched.to_json()))
+    else:
+        show(text)
     return _exit_code_of(watched, reporter)
 
 

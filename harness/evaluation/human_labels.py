@@ -29,12 +29,12 @@ from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.human_labels import HumanRecords, Labels
 from leaderboards.comparison.paired_logs import Loader, Logs
-from leaderboards.views.markdown_report import csv_cell
 from support.errors import CompareError, DataError
 from support.files import atomic_write
 from support.markdown import line
 from support.parsing import parse_json
 from support.records import read
+from support.tables import csv_cell
 from tasks.human_labels import as_reply, scale_of
 from tasks.registry import registry
 

@@ -25,8 +25,15 @@ from leaderboards.statistics.verdict import Matched, Outcome, PairedTest, adjust
 from leaderboards.views.columns import PROTOCOL_DIFFERS, Column, corrected_in_words, mark, outcome
 from support.errors import CompareError, did_you_mean
 from support.markdown import MISSING, cell, line, number, p_value, span, table
+from support.tables import Block, Cell, Table, Tested
+from support.tables import to_markdown as as_markdown
 
 _SIGNS: Final = {"higher": "↑", "lower": "↓"}
+
+_HOW_TESTED: Final = (
+    "On the same questions, resampled by image; p from a permutation test, Holm-adjusted over the headline metrics, "
+    "and over the others by themselves. Visible: the true difference that 80% of such comparisons would find."
+)
 
 NO_SAMPLES: Final = "no samples of one side"
 
@@ -202,14 +209,17 @@ def _read_both_logs(
 
 
 def to_markdown(found: Comparison, *, shown: int = 3) -> str:
+    """`to_blocks` in markdown."""
+    return as_markdown(to_blocks(found, shown=shown)) + "\n"
+
+
+def to_blocks(found: Comparison, *, shown: int = 3) -> list[Block]:
     """All of it as text: scores, format or ability, flips, and up to `shown` examples of each kind and task."""
-    parts = [f"# {cell(found.before)} → {cell(found.after)}"]
+    parts: list[Block] = [f"# {cell(found.before)} → {cell(found.after)}"]
     parts += ["\n".join(f"- {cell(note)}" for note in found.notes)] if found.notes else []
-    parts += ["## Scores", scores_table(found.changes)]
+    parts += ["## Scores", *scores_table(found.changes)]
     parts.append(
-        "On the same questions, resampled by image; p from a permutation test, Holm-adjusted over the headline "
-        "metrics, and over the others by themselves. Visible: the true difference that 80% of such comparisons "
-        "would find."
+        _HOW_TESTED
         + (
             f" {PROTOCOL_DIFFERS}: asked or rated differently, as said above, so the difference may come from that."
             if any(change.protocol_differences for change in found.changes)
@@ -227,7 +237,7 @@ def to_markdown(found: Comparison, *, shown: int = 3) -> str:
         parts += ["## Flips", tally_table(found.tallies)]
         if text := examples_of(found.flips, shown):
             parts += ["## Examples", text]
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def to_json(found: Comparison) -> dict[str, Any]:
@@ -280,30 +290,30 @@ def verdict_to_json(verdict: PairedTest | None, metric: str) -> dict[str, Any] |
     return asdict(verdict) | {"guards": guards, "outcome": outcome(metric, verdict)}
 
 
-def scores_table(changes: Sequence[Change]) -> str:
+def scores_table(changes: Sequence[Change]) -> list[Block]:
     """One row a metric."""
-    rows = []
+    rows: list[list[Cell | str]] = []
     for change in changes:
         entry, verdict, unit = change.before, change.verdict, change.before.unit
-        label = Column.of(entry).label
-        label += f" (judge {cell(entry.judge)})" if entry.judge is not None else ""
+        label = Column.of(entry).words
+        label += f" (judge {line(entry.judge)})" if entry.judge is not None else ""
         other = f" {PROTOCOL_DIFFERS}" if change.protocol_differences else ""
         if verdict is None:
             seen = [number(entry.value, unit), number(change.after.value, unit), MISSING, MISSING, MISSING]
-            rows.append([label, *seen, cell(change.why) + other])
+            rows.append([label, *seen, line(change.why) + other])
             continue
-        difference = number(verdict.difference, unit, signed=True) + span(verdict.low, verdict.high, unit)
         word = outcome(entry.metric, verdict)
-        seen = [
-            number(verdict.base, unit),
-            number(verdict.other, unit),
-            difference,
-            number(verdict.mde, unit),
-            p_value(verdict.p),
+        tested: Tested = "better" if word == "better" else "worse" if word == "worse" else ""
+        sides = [
+            Cell(number(verdict.base, unit), best=word == "worse"),
+            Cell(number(verdict.other, unit), best=word == "better", tested=tested),
         ]
-        rows.append([label, *seen, f"{_SIGNS.get(word) or mark(entry.metric, verdict)} {cell(word)}{other}"])
-    text = table(["metric", "before", "after", "difference", "visible", "p", "after is"], rows)
-    return "\n\n".join(filter(None, (text, _corrected_table(changes))))
+        difference = number(verdict.difference, unit, signed=True) + span(verdict.low, verdict.high, unit)
+        seen = [difference, number(verdict.mde, unit), p_value(verdict.p)]
+        said = f"{_SIGNS.get(word) or mark(entry.metric, verdict)} {line(word)}{other}"
+        rows.append([label, *sides, *seen, said])
+    found = Table(["metric", "before", "after", "difference", "visible", "p", "after is"], rows, _HOW_TESTED)
+    return [found, *filter(None, [_corrected_table(changes)])]
 
 
 def _corrected_table(changes: Sequence[Change]) -> str:

@@ -11,7 +11,7 @@ from leaderboards.board.entry import EMPTY_ANSWERS, Entry, Key, is_neutral
 from leaderboards.statistics.prediction_powered import Corrected
 from leaderboards.statistics.ranks import Rank
 from leaderboards.statistics.verdict import Outcome, PairedTest
-from support.markdown import cell, number, span
+from support.markdown import cell, line, number, span
 
 MARKS: Final[Mapping[Outcome, str]] = {"better": "▲", "worse": "▼", "not separable": "≈", "not better": "△"}
 """Shown behind a difference."""
@@ -54,9 +54,14 @@ class Column(NamedTuple):
         return self.task, self.metric
 
     @property
+    def words(self) -> str:
+        """Task, metric, unit and direction, for a table's header; plain."""
+        return " ".join(filter(None, (line(self.task), line(self.metric), line(self.unit), self.arrow)))
+
+    @property
     def label(self) -> str:
-        """Task, metric, unit and direction, for a table's header in markdown."""
-        return " ".join(filter(None, (cell(self.task), cell(self.metric), cell(self.unit), self.arrow)))
+        """The same in markdown."""
+        return cell(self.words)
 
 
 def columns_of(entries: Iterable[Entry]) -> dict[Column, list[Entry]]:

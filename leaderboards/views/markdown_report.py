@@ -11,6 +11,7 @@ they are printed.
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from leaderboards.board.board import newest
 from leaderboards.board.entry import Entry
 from leaderboards.board.entry import to_json as entry_to_json
 from leaderboards.statistics.verdict import PairedTest
+from leaderboards.views.average_rank import average_ranks, headlines_of, leading
 from leaderboards.views.columns import (
     MUTE,
     NO_COMPARISON,
@@ -34,9 +36,7 @@ from leaderboards.views.columns import (
 )
 from support.errors import BoardError, did_you_mean
 from support.markdown import MISSING, cell, line, number, p_value, span, table
-
-_FORMULA = "=+-@＝＋－＠"  # a spreadsheet computes a cell that begins so; it takes the full-width ones for the same
-_ORDERS = ("::", "##[")  # what CI systems obey
+from support.tables import Block, Cell, Table, csv_cell, to_markdown
 
 _WIDE: Final = 8
 """So many metrics, of about thirty characters each, can still be read side by side."""
@@ -48,10 +48,25 @@ def leaderboard(
     only_headline: bool = False,
     comparison: BoardComparison = NO_COMPARISON,
     base: str | None = None,
+    ranked: bool = False,
 ) -> str:
+    """`leaderboard_blocks` in markdown."""
+    more: dict[str, Any] = {"comparison": comparison, "base": base, "ranked": ranked}
+    return to_markdown(leaderboard_blocks(entries, only_headline=only_headline, **more))
+
+
+def leaderboard_blocks(
+    entries: Sequence[Entry],
+    *,
+    only_headline: bool = False,
+    comparison: BoardComparison = NO_COMPARISON,
+    base: str | None = None,
+    ranked: bool = False,
+) -> list[Block]:
     """One row a model, one column a metric, with what the comparison knows of each score.
 
     If that is wider than a screen, and there are fewer models than metrics: one row a metric, one column a model.
+    `ranked`: the models by their average rank over the headline metrics, with a column of it; else as they come.
     BoardError for a base that has no row.
     """
     shown = _select(entries, only_headline)
@@ -59,19 +74,36 @@ def leaderboard(
     if base is not None and base not in models:
         raise BoardError(f"base model {base!r} is not on the board{did_you_mean(base, models)}")
     if not shown:
-        return "No results."
+        return ["No results."]
     columns = columns_of(shown)
-    scores = {(entry.model, column): _score(entry, comparison) for column, own in columns.items() for entry in own}
+    places = average_ranks(columns, comparison) if ranked else {}
+    models.sort(key=lambda model: places.get(model, math.inf))
+    leads = leading(columns, comparison)
+    scores = {
+        (entry.model, column): _score(entry, comparison, best=entry.key in leads)
+        for column, own in columns.items()
+        for entry in own
+    }
     versions = several_versions(columns)
     headers = [_header(column, with_version=column.metric_of_task in versions) for column in columns]
-    labels = {model: cell(model) + " (base)" * (model == base) for model in models}
-    rows = [[scores.get((model, column), MISSING) for model in models] for column in columns]
+    labels = {model: line(model) + " (base)" * (model == base) for model in models}
+    rows = [[scores.get((model, column), Cell(MISSING)) for model in models] for column in columns]
+    if len(set(places.values())) > 1 and len(headlines_of(columns)) > 1:
+        headers.insert(0, "average rank ↓")
+        rows.insert(0, [Cell(f"{places[model]:.2f}" if model in places else MISSING) for model in models])
+        legend = [f"Average rank: over {len(headlines_of(columns))} headline metrics; of models that have them all."]
+    else:
+        legend = []
+    caption = _caption(shown, comparison, base)
     if len(columns) > _WIDE and len(models) < len(columns):
-        text = table(["metric", *labels.values()], [[name, *row] for name, row in zip(headers, rows, strict=True)])
+        found = [[Cell(name), *row] for name, row in zip(headers, rows, strict=True)]
+        text = Table(["metric", *labels.values()], found, caption)
     else:
         by_model = zip(*rows, strict=True)
-        text = table(["model", *headers], [[labels[model], *row] for model, row in zip(models, by_model, strict=True)])
-    return "\n\n".join(filter(None, (text, _legend(shown, comparison, base))))
+        found = [[Cell(labels[model]), *row] for model, row in zip(models, by_model, strict=True)]
+        text = Table(["model", *headers], found, caption)
+    words = " ".join(filter(None, (*legend, _legend(shown, comparison, base))))
+    return [text, *([words] if words else [])]
 
 
 def to_csv(
@@ -128,30 +160,56 @@ def _select(entries: Iterable[Entry], only_headline: bool) -> list[Entry]:
 
 
 def _header(column: Column, *, with_version: bool) -> str:
-    version = f"(version {cell(column.version)})" if with_version else ""
-    judge = "" if column.judge is None else f"(judge {cell(column.judge)})"
-    return " ".join(filter(None, (column.label, version, judge)))
+    version = f"(version {line(column.version)})" if with_version else ""
+    judge = "" if column.judge is None else f"(judge {line(column.judge)})"
+    return " ".join(filter(None, (column.words, version, judge)))
 
 
-def _score(entry: Entry, comparison: BoardComparison) -> str:
-    """Value, interval, rank, difference to the base and remarks, as one cell."""
-    parts = [number(entry.value, entry.unit) + span(entry.low, entry.high, entry.unit)]
+def _score(entry: Entry, comparison: BoardComparison, *, best: bool) -> Cell:
+    """Value, interval, rank, difference to the base and remarks."""
+    found = {"text": number(entry.value, entry.unit)}
+    if entry.low is not None and entry.high is not None:
+        found |= {"low": number(entry.low, entry.unit), "high": number(entry.high, entry.unit)}
+    parts = []
     if (corrected := comparison.corrected.get(entry.key)) is not None:
-        parts = [f"raw {parts[0]}, {corrected_in_words(corrected, entry.unit)}"]
+        raw = found["text"] + span(entry.low, entry.high, entry.unit)
+        found = {"text": f"raw {raw}, {corrected_in_words(corrected, entry.unit)}"}
     if entry.mute and entry.value is not None:
         parts.append(MUTE)
     if (rank := comparison.rank(entry)) is not None:
         parts.append(f"#{rank}")
     verdict = comparison.verdicts.get(entry.key)
+    word = ""
     if verdict is not None and verdict.difference is not None:
         word, sign = outcome(entry.metric, verdict), mark(entry.metric, verdict)
         said = sign if word == verdict.outcome else f"{sign} {word}".strip()
         parts.append(f"{number(verdict.difference, entry.unit, signed=True)} {said}")
     if comparison.protocol_differences.get(entry.key):
         parts.append(PROTOCOL_DIFFERS)
-    if found := remarks(entry):
-        parts.append(f"({', '.join(map(cell, found))})")
-    return " ".join(parts)
+    known = remarks(entry)
+    return Cell(
+        **found,
+        more=" ".join(parts),
+        remarks=f"({', '.join(known)})" if known else "",
+        best=best,
+        tested="better" if word == "better" else "worse" if word == "worse" else "",
+    )
+
+
+def _caption(shown: Sequence[Entry], comparison: BoardComparison, base: str | None) -> str:
+    """How the scores were made and tested, for a table that stands alone."""
+    tested = any(entry.key in comparison.verdicts for entry in shown)
+    parts = (
+        (any(entry.low is not None for entry in shown), "In brackets: 95% intervals, over images."),
+        (True, "Bold: the best of a metric."),
+        (
+            tested,
+            f"†: significantly better, ‡: significantly worse than {base or 'the base'} on the same questions "
+            "(two-sided paired permutation test over images at the 5% level, Holm-adjusted over the headline metrics "
+            "of all models, and over all other metrics by themselves).",
+        ),
+    )
+    return " ".join(text for applies, text in parts if applies)
 
 
 def _legend(shown: Sequence[Entry], comparison: BoardComparison, base: str | None) -> str:
@@ -218,16 +276,3 @@ def _row(entry: Entry, comparison: BoardComparison) -> dict[str, Any]:
         row |= {"difference_low": verdict.low, "difference_high": verdict.high}
         row["outcome"] = outcome(entry.metric, verdict)
     return row
-
-
-def csv_cell(value: object) -> object:
-    """A number as it is; text on one line, quoted with an apostrophe if a spreadsheet would compute it or a CI system
-    obey it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        value = "; ".join(value)
-    if not isinstance(value, str):
-        return value
-    text = line(value)
-    return f"'{text}" if text.startswith((*_FORMULA, *_ORDERS)) else text

@@ -10,6 +10,7 @@ import typer
 
 from harness.cli.options import JUDGE, Json, JudgeOptions, MaxFailed, Seed, say
 from harness.cli.setting_options import OptionGroup, check_at_least, with_settings
+from harness.cli.shown import show
 from harness.datasets.build import PoolSettings, data_of
 from support.errors import LOSSY, OK, UsageError
 
@@ -92,7 +93,10 @@ def build_command(
         from harness.datasets.pool import plan_pool
 
         found = plan_pool(data, seed or 0, data.instructions, out if out.is_dir() else None)
-        print(json.dumps(found.to_json()) if as_json else found.to_markdown())
+        if as_json:
+            print(json.dumps(found.to_json()))
+        else:
+            show(found.to_markdown())
         return OK
     if dry_run:
         return _print_jobs(data, out, work)
@@ -105,7 +109,10 @@ def build_command(
         from trainers.data.dataset_card import push as upload
 
         log.info(f"pushed: {upload(published.folder, push, private=True)}")
-    print(json.dumps(published.to_json()) if as_json else published.to_markdown())
+    if as_json:
+        print(json.dumps(published.to_json()))
+    else:
+        show(published.to_markdown())
     if made.failed > max_failed * max(1, published.rows * (1 + min(data.answers, len(data.pool)))):
         again = "; the same command asks again" * made.may_pass
         return say(f"{made.failed} answers or ratings failed: {reasons_in_words(made.reasons)}{again}", LOSSY)

@@ -10,6 +10,7 @@ import typer
 
 from harness.cli.options import DATA, DataOptions, Json, expand
 from harness.cli.setting_options import with_settings
+from harness.cli.shown import show
 from harness.cli.vlfeedback.options import PUBLIC, Images, UseRay, Workers, read_data, refuse_overwriting, use_ray
 from support.errors import OK
 
@@ -75,7 +76,10 @@ def leaks_command(
         else:
             kept = write_pairs(without(read_pairs(source, images), found), drop)
         log.info(f"{drop}: {kept} kept, {len(found.dropped)} rows left out")
-    print(json.dumps(found.to_json()) if as_json else found.to_markdown())
+    if as_json:
+        print(json.dumps(found.to_json()))
+    else:
+        show(found.to_markdown())
     return OK
 
 

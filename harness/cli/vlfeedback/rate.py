@@ -10,6 +10,7 @@ import typer
 from harness.cli.judging import print_judge_plans
 from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, Seed, say
 from harness.cli.setting_options import with_settings
+from harness.cli.shown import show
 from harness.cli.vlfeedback.options import Images, read_data
 from support.errors import LOSSY, OK, UsageError
 
@@ -62,7 +63,10 @@ def annotate_command(
         return print_judge_plans(plans, as_json=as_json)
     with Stages():
         rated = rate_folder(data, rater, protocol) if is_run else rate_rows(rows, rater, protocol, out or data)
-    print(json.dumps(rated.to_json()) if as_json else rated.to_markdown())
+    if as_json:
+        print(json.dumps(rated.to_json()))
+    else:
+        show(rated.to_markdown())
     if rated.failed:
         again = "; the same command asks again" if rated.counts.may_pass else ""
         return say(f"{rated.failed} ratings failed: {reasons_in_words(rated.counts.reasons)}{again}", LOSSY)

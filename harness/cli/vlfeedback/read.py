@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import Json, say
+from harness.cli.shown import show
 from harness.cli.vlfeedback.options import CopyImages, EmbedImages, Images, RatedData, read_data, refuse_overwriting
 from support.errors import LOSSY, OK
 
@@ -47,6 +48,7 @@ def check_command(data: RatedData, images: Images = None, as_json: Json = False)
     """
     from dataclasses import asdict
 
+    from support.markdown import cell
     from trainers.data.image_check import check_images
     from trainers.data.vlfeedback_format import Seen
 
@@ -56,8 +58,7 @@ def check_command(data: RatedData, images: Images = None, as_json: Json = False)
     if as_json:
         print(json.dumps({"seen": seen.to_json(), "images": asdict(found)}))
     else:
-        print(seen.summary())
-        print(found.to_markdown())
+        show([cell(seen.summary()), found.to_markdown()])
     return OK if not lost else say(f"{lost} pictures can't be shown", LOSSY)
 
 
@@ -95,18 +96,14 @@ def sources_command(as_json: Json = False) -> int:
     """List the sources of VLFeedback's instructions."""
     from dataclasses import asdict
 
-    from support.markdown import cell, table
+    from support.tables import Table
     from trainers.vlfeedback.sources import declared
 
     known = declared().values()
     if as_json:
         print(json.dumps({"sources": [asdict(source) for source in known]}))
         return OK
-    rows = [
-        [cell(s.name), f"{s.published:,}", cell(s.capability), cell(s.hub or s.site), cell(s.licence), cell(s.needs)]
-        for s in known
-    ]
+    rows = [[s.name, f"{s.published:,}", s.capability, s.hub or s.site, s.licence, s.needs] for s in known]
     headers = ["source", "in VLFeedback", "what it asks", "hub id or site", "licence", "pictures from elsewhere"]
-    print(table(headers, rows))
-    print("\nA path, hub:OWNER/NAME, a folder of images, or `scenes` is a source too.")
+    show([Table(headers, rows), "A path, hub:OWNER/NAME, a folder of images, or `scenes` is a source too."])
     return OK
