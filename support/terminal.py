@@ -25,7 +25,7 @@ _WORSE: Final = r"▼( [^,()]*)?|\bworse\b|\bfailed: \S+|✗"
 _UNSURE: Final = r"△[^()]*|≠"
 _LONGEST_WORD: Final = 24
 """A longer one is broken, where there is no other way."""
-_BETWEEN: Final = 2
+_BETWEEN: Final = 3
 """Signs between two columns."""
 
 
@@ -57,54 +57,70 @@ class _Text(Markdown):
 
 def _draw_table(found: Table, width: int) -> list[Drawn]:
     """The table, in as many parts as its columns need."""
-    columns = [list(column) for column in zip(*found.cells, strict=True)] or [[] for _ in found.headers]
+    cells = found.cells
+    columns = [[row[place] for row in cells] for place in range(len(found.headers))]
     heads = list(map(line, found.headers))
     natural = [_longest([head, *map(str, column)]) for head, column in zip(heads, columns, strict=True)]
-    if sum(natural) + _BETWEEN * len(heads) <= width:
-        return [_part(found, list(range(len(heads))), columns, natural, folded=False)]
+    if sum(natural) + _BETWEEN * (len(heads) - 1) <= width:
+        return [_part(found, dict(enumerate(natural)), columns, folded=False)]
+    folded = zip(heads, columns, strict=True)
+    natural = [_longest([head, *(text for one in column for text in _lines_of(one))]) for head, column in folded]
     least = [
-        max(_longest_word([head]), *(_least(one) for one in column), 1)
+        min(width, max(_longest_word([head]), *map(_least, column), 1))
         for head, column in zip(heads, columns, strict=True)
     ]
-    return [_part(found, places, columns, least, folded=True) for places in _divide(least, width)]
+    return [
+        _part(found, _widen({place: least[place] for place in places}, natural, width), columns, folded=True)
+        for places in _divide(least, width)
+    ]
 
 
 def _divide(least: Sequence[int], width: int) -> list[list[int]]:
     """The columns of each part: the first one in all of them, each other one in one."""
-    parts, room = [[0]], 0
+    parts = [[0]]
     for place in range(1, len(least)):
         room = width - sum(least[each] + _BETWEEN for each in parts[-1])
-        if len(parts[-1]) > 1 and least[place] + _BETWEEN > room:
+        if len(parts[-1]) > 1 and least[place] > room:
             parts.append([0])
         parts[-1].append(place)
     return parts
 
 
-def _part(
-    found: Table, places: Sequence[int], columns: Sequence[Sequence[Cell]], least: Sequence[int], *, folded: bool
-) -> Drawn:
-    tall = folded and any("\n" in _lines_of(one) for place in places for one in columns[place])
-    drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _BETWEEN // 2), show_edge=False, leading=int(tall))
-    for place in places:
-        drawn.add_column(
-            Text(line(found.headers[place]), style="bold"),
-            justify="right" if found.numeric[place] else "left",
-            overflow="fold",
-            min_width=least[place] if folded else None,
-            no_wrap=not folded,
-        )
+def _widen(widths: dict[int, int], natural: Sequence[int], width: int) -> dict[int, int]:
+    """The widths of the columns of a part, with what is left of the screen given to those that need more, the least
+    needy first."""
+    left = width - sum(widths.values()) - _BETWEEN * (len(widths) - 1)
+    if left < 0:  # the first column and one more are too wide: the screen is shared
+        return dict.fromkeys(widths, max(1, (width - _BETWEEN * (len(widths) - 1)) // len(widths)))
+    needy = sorted(widths, key=lambda place: natural[place] - widths[place])
+    for number, place in enumerate(needy):
+        more = max(0, min(natural[place] - widths[place], left // (len(needy) - number)))
+        widths[place] += more
+        left -= more
+    return widths
+
+
+def _part(found: Table, widths: dict[int, int], columns: Sequence[Sequence[Cell]], *, folded: bool) -> Drawn:
+    tall = folded and any(
+        len(_lines_of(one)) > 1 or _longest([str(one)]) > widths[place] for place in widths for one in columns[place]
+    )
+    drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, leading=int(tall))
+    numeric = found.numeric
+    for place, width in widths.items():
+        head = Text(line(found.headers[place]), style="bold")
+        drawn.add_column(head, justify="right" if numeric[place] else "left", overflow="fold", width=width)
     for number in range(len(found.rows)):
-        drawn.add_row(*(_text_of(columns[place][number], folded=folded) for place in places))
+        drawn.add_row(*(_text_of(columns[place][number], folded=folded) for place in widths))
     return drawn
 
 
-def _lines_of(one: Cell) -> str:
+def _lines_of(one: Cell) -> list[str]:
     """A cell that holds a number with its interval: each part on its own line; any other as it is."""
-    return "\n".join(map(line, one.parts)) if one.interval else line(str(one))
+    return list(map(line, one.parts)) if one.interval else [line(str(one))]
 
 
 def _text_of(one: Cell, *, folded: bool) -> Text:
-    shown = Text(_lines_of(one) if folded else line(str(one)))
+    shown = Text("\n".join(_lines_of(one)) if folded else line(str(one)))
     if one.interval:
         begin = len(line(one.text)) + 1
         shown.stylize("dim", begin, begin + len(one.interval))
