@@ -89,8 +89,5 @@ def check_command(*, asked: CheckOptions) -> int:
     )
     for text in publish(result, os.environ, junit=asked.junit, comment=asked.comment):
         log.info(text, extra={"is_order": True})  # the runner reads both streams; stdout is the result's
-    if asked.as_json:
-        print(json.dumps(to_json(result), allow_nan=False))
-    else:
-        show(render(result))
+    show(render(result), json=json.dumps(to_json(result), allow_nan=False) if asked.as_json else None)
     return OK if result.passed else REGRESSED if result.failed else FAILED

@@ -46,10 +46,7 @@ def compare_command(
     if human_labels is not None:
         labels = _read_labels(human_labels, found, logs)
         found = with_corrections(found, labels, samples=logs, metrics=metric_of)
-    if as_json:
-        print(json.dumps(to_json(found), allow_nan=False))
-    else:
-        show(to_blocks(found, shown=examples))
+    show(to_blocks(found, shown=examples), json=json.dumps(to_json(found), allow_nan=False) if as_json else None)
     return OK
 
 

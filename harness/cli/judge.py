@@ -146,10 +146,7 @@ def judge_agree_command(
     from harness.evaluation.rater_agreement import read_ratings, report
 
     text = report(read_ratings(first), read_ratings(second), (first.stem, second.stem), as_json=as_json)
-    if as_json:
-        print(text)
-    else:
-        show(text)
+    show(text, json=text if as_json else None)
     return OK
 
 

@@ -230,10 +230,12 @@ def _end(results: "Sequence[Result]", max_failed: float, as_json: bool, out: Pat
     from tasks.judges.reasons import reasons_in_words
 
     files = [result.keep(out) for result in results] if out is not None else []
-    if as_json:
-        print(json.dumps({"results": [result.facts() for result in results], "files": list(map(str, files))}))
-    else:
-        show([result.table() for result in results])
+    show(
+        [result.table() for result in results],
+        json=json.dumps({"results": [result.facts() for result in results], "files": list(map(str, files))})
+        if as_json
+        else None,
+    )
     for file in files:
         log.info(f"kept: {file}")
     code = OK

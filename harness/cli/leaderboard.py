@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from harness.cli.board_options import RUNS, Folders, refuse
 from harness.cli.outputs import check_target
 from harness.cli.setting_options import OptionGroup, parse_pairs, with_settings
-from harness.cli.shown import show
+from harness.cli.shown import asked_form, show
 from support.errors import FAILED, OK, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ class LeaderboardOptions:
         forms = {
             "--html": self.html is not None,
             f"--output {self.output}": self.output is not None,
-            "--json": self.as_json,
+            f"--format {asked_form()}": asked_form() is not None,
+            "--json": self.as_json and asked_form() is None,
         }
         asked = [name for name, given in forms.items() if given]
         files, to_hub = self.output is not None, self.output == "hub"

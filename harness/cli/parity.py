@@ -39,8 +39,5 @@ def parity_command(
     spec = fetch(models.find(context, model))
     rater = judge.make() if spec_of_task.judged else None
     found = parity(spec, spec_of_task, samples, judge=rater, data=data.paths, partial_data=data.partial)
-    if as_json:
-        print(json.dumps(asdict(found)))
-    else:
-        show(render(found))
+    show(render(found), json=json.dumps(asdict(found)) if as_json else None)
     return OK

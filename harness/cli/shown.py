@@ -51,6 +51,11 @@ def take_form(words: str, context: Any) -> None:
     _Asked.form = form
 
 
+def asked_form() -> Form | None:
+    """What `--format` says of the command that runs."""
+    return _Asked.form
+
+
 def _keep(context: typer.Context, form: Form | None) -> None:
     if form is not None:
         context.meta["harness.format"] = form
@@ -75,8 +80,12 @@ def format_option() -> TyperOption:
     return cast(TyperOption, option)
 
 
-def show(blocks: "Sequence[Block] | str", *, csv: Callable[[], str] | None = None) -> None:
-    """Print tables, and texts in markdown; `csv` makes that form where it holds more than the tables."""
+def show(blocks: "Sequence[Block] | str", *, json: str | None = None, csv: Callable[[], str] | None = None) -> None:
+    """Print tables, and texts in markdown; in their place `json`, if --json asks for it. `csv` makes that form where it
+    holds more than the tables."""
+    if json is not None:
+        print(json)
+        return
     from support import tables
 
     found = [blocks] if isinstance(blocks, str) else blocks

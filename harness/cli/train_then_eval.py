@@ -134,10 +134,7 @@ def train_then_eval_command(
             more["server"] = ServerHost(settings=server, folder=folder / "servers", ledger=judge.ledger)
         outcome = train_then_eval(found, folder, rater, settings=settings, layout=processes, **more)
         text = write_report(outcome)
-    if as_json:
-        print(to_json(outcome))
-    else:
-        show(text)
+    show(text, json=to_json(outcome) if as_json else None)
     log.info(f"report: {folder / 'report.md'}")
     return _exit_code_of(outcome, training, max_failed)
 

@@ -97,10 +97,7 @@ def watch_command(
         log.info(scoring_words(scoring, folder, settings.score_checkpoints))
         reporter = _Reporter(folder, out, scoring, base)
         text = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
-    if as_json:
-        print(json.dumps(watched.to_json()))
-    else:
-        show(text)
+    show(text, json=json.dumps(watched.to_json()) if as_json else None)
     return _exit_code_of(watched, reporter)
 
 

@@ -93,10 +93,7 @@ def build_command(
         from harness.datasets.pool import plan_pool
 
         found = plan_pool(data, seed or 0, data.instructions, out if out.is_dir() else None)
-        if as_json:
-            print(json.dumps(found.to_json()))
-        else:
-            show(found.to_markdown())
+        show(found.to_markdown(), json=json.dumps(found.to_json()) if as_json else None)
         return OK
     if dry_run:
         return _print_jobs(data, out, work)
@@ -109,10 +106,7 @@ def build_command(
         from trainers.data.dataset_card import push as upload
 
         log.info(f"pushed: {upload(published.folder, push, private=True)}")
-    if as_json:
-        print(json.dumps(published.to_json()))
-    else:
-        show(published.to_markdown())
+    show(published.to_markdown(), json=json.dumps(published.to_json()) if as_json else None)
     if made.failed > max_failed * max(1, published.rows * (1 + min(data.answers, len(data.pool)))):
         again = "; the same command asks again" * made.may_pass
         return say(f"{made.failed} answers or ratings failed: {reasons_in_words(made.reasons)}{again}", LOSSY)

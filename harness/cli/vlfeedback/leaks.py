@@ -76,10 +76,7 @@ def leaks_command(
         else:
             kept = write_pairs(without(read_pairs(source, images), found), drop)
         log.info(f"{drop}: {kept} kept, {len(found.dropped)} rows left out")
-    if as_json:
-        print(json.dumps(found.to_json()))
-    else:
-        show(found.to_markdown())
+    show(found.to_markdown(), json=json.dumps(found.to_json()) if as_json else None)
     return OK
 
 

@@ -63,10 +63,7 @@ def annotate_command(
         return print_judge_plans(plans, as_json=as_json)
     with Stages():
         rated = rate_folder(data, rater, protocol) if is_run else rate_rows(rows, rater, protocol, out or data)
-    if as_json:
-        print(json.dumps(rated.to_json()))
-    else:
-        show(rated.to_markdown())
+    show(rated.to_markdown(), json=json.dumps(rated.to_json()) if as_json else None)
     if rated.failed:
         again = "; the same command asks again" if rated.counts.may_pass else ""
         return say(f"{rated.failed} ratings failed: {reasons_in_words(rated.counts.reasons)}{again}", LOSSY)

@@ -55,10 +55,10 @@ def check_command(data: RatedData, images: Images = None, as_json: Json = False)
     seen = Seen()
     found = check_images(read_data(data, images, seen))
     lost = len(found.broken) + len(found.missing)
-    if as_json:
-        print(json.dumps({"seen": seen.to_json(), "images": asdict(found)}))
-    else:
-        show([cell(seen.summary()), found.to_markdown()])
+    show(
+        [cell(seen.summary()), found.to_markdown()],
+        json=json.dumps({"seen": seen.to_json(), "images": asdict(found)}) if as_json else None,
+    )
     return OK if not lost else say(f"{lost} pictures can't be shown", LOSSY)
 
 
