@@ -7,6 +7,7 @@ import os
 import pty
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -71,8 +72,10 @@ def on_terminal(arguments: list[str], monkeypatch: pytest.MonkeyPatch, term: str
         patch.setenv("COLUMNS", "80")
         patch.setenv("TERM", term)
         assert cli.run(arguments) == 0
-        stream.flush()
-        found = os.read(ours, 65536)
+    found = b""
+    with suppress(OSError):  # there is no more
+        while part := os.read(ours, 65536):
+            found += part
     os.close(ours)
     return found.decode()
 
