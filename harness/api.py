@@ -12,13 +12,14 @@ from typing import Any, TypeAlias
 
 from harness.engine.config import EngineConfig
 from harness.evaluation.eval_settings import EvalSettings
-from harness.evaluation.make_judge import EXACT, make_judge
+from harness.evaluation.make_judge import make_judge
 from harness.models.spec import ModelSpec, find
 from harness.results import CheckResult, CompareResult, EvalResult, ScoreResult, TrainResult
 from leaderboards.board.board import Board
 from leaderboards.gate.gate import GateSettings
 from leaderboards.gate.source import GateSource
 from support.errors import InputError
+from support.judge_names import SCENES
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec, add_task, registry
 from trainers.config.recipe import PreferenceRecipe
@@ -45,7 +46,7 @@ def evaluate(
 ) -> EvalResult:
     """Score a model on tasks.
 
-    `judge` rates judged tasks; None: the judge "exact" of the scenes tasks. `limit` replaces that of `settings`.
+    `judge` rates judged tasks; None: the judge "scenes", of scenes tasks. `limit` replaces that of `settings`.
     `board` gets the scores; scores that it has already are not computed again. `name` is the model's name there.
     """
     from harness.evaluation.score_models import ModelScorer
@@ -185,7 +186,7 @@ def _open_board(board: Boards) -> Board:
 
 
 def _find_judge(judge: str | Judge | None) -> Judge:
-    return make_judge(judge or EXACT) if judge is None or isinstance(judge, str) else judge
+    return make_judge(judge or SCENES) if judge is None or isinstance(judge, str) else judge
 
 
 def _find_tasks(tasks: Tasks) -> list[TaskSpec]:

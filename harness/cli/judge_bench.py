@@ -12,7 +12,6 @@ import typer
 from harness.cli.judging import print_judge_plans
 from harness.cli.options import (
     DATA,
-    EXACT,
     JUDGE,
     DataOptions,
     DryRun,
@@ -29,6 +28,7 @@ from harness.cli.options import (
 from harness.cli.setting_options import refuse_given, with_settings
 from harness.cli.shown import show
 from support.errors import LOSSY, OK, SettingError, UsageError
+from support.judge_names import SCENES as SCENES_JUDGE
 
 if TYPE_CHECKING:
     from harness.judge_bench.results import Result
@@ -87,8 +87,8 @@ def bench_command(
         return _end([_read_kept(read)], max_failed, as_json)
     benches = [bench_of(name) for name in split_names(bench or [SCENES])]
     check_data(data.paths, benches)
-    _check_options(context, judge_name, model, benches, samples, official_prompts)
     asked = replace(judge, name=judge_name)
+    _check_options(context, asked.name, model, benches, samples, official_prompts)
     asked.check(context)
     pairs = [(one, one.read(data.paths, data.partial)[:limit]) for one in benches]
     facts = {"limit": str(limit)} if limit is not None else {}
@@ -125,11 +125,11 @@ def _check_options(
         refuse_given(context, _OF_JUDGES, "with --model no judge is asked")
         return
     refuse_given(context, _OF_MODELS, "it is of --model")
-    if judge == EXACT:
+    if judge == SCENES_JUDGE:
         if others := [one.name for one in benches if one.name != SCENES]:
-            raise SettingError(f"judge {EXACT!r}: knows rendered scenes only, not {', '.join(others)}; name a model")
+            raise SettingError(f"judge {judge!r}: knows rendered scenes only, not {', '.join(others)}; name a model")
         if official_prompts:
-            raise SettingError(f"judge {EXACT!r}: reads our own prompts only; leave out --official-prompts")
+            raise SettingError(f"judge {judge!r}: reads our own prompts only; leave out --official-prompts")
     if samples > 1 and (once := [one.name for one in benches if not one.votes]):
         raise SettingError(f"--samples {samples}: {', '.join(once)} asks once by its official rule")
 

@@ -12,6 +12,7 @@ import typer
 
 from harness.cli.setting_options import OptionGroup, check_at_least, parse_pairs, refuse_given
 from support.errors import SettingError
+from support.judge_names import SCENES, current_judge
 from support.settings import LARGEST_SEED, made, settings_of
 from tasks.judges.addresses import OPENAI, server_of
 from tasks.judges.prices import read_price
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from tasks.registry import TaskSpec
 
 log = logging.getLogger(__name__)
-
-EXACT: Final = "exact"
-"""The judge that rates by scene graphs, on this machine."""
 
 LEDGER: Final = Path("runs") / "ledger.sqlite"
 """Where judge replies are kept if nothing else is said."""
@@ -75,8 +73,8 @@ Limit = Annotated[
 class JudgeOptions(JudgeSettings):
     """Which judge rates, and how it is asked."""
 
-    name: str | None = EXACT
-    """Judge of judged tasks: exact (scene graphs), or a model of a server (NAME, azure:NAME, gemini:, anthropic:)."""
+    name: str | None = SCENES
+    """Judge of judged tasks: scenes (scene graphs), or a model of a server (NAME, azure:NAME, gemini:, anthropic:)."""
     url: str | None = None
     """URL of the judge's server; default: OPENAI_BASE_URL, else OpenAI."""
     key: str | None = None
@@ -100,6 +98,7 @@ class JudgeOptions(JudgeSettings):
     """How often the judge rates each answer; scores are the mean."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", current_judge(self.name))
         check_at_least("--judge-budget", self.budget, 0)
         check_at_least("--judge-repeats", self.repeats, 1)
         if self.price is not None:
@@ -112,8 +111,8 @@ class JudgeOptions(JudgeSettings):
         options = [f"judge_{name}" for name in (*own, *(setting.name for setting in settings_of(JudgeSettings)))]
         if not judged:
             refuse_given(context, ["judge", *options], "no chosen task needs a judge")
-        if self.name == EXACT:
-            refuse_given(context, options, "the judge 'exact' compares with scene graphs on this machine")
+        if self.name == SCENES:
+            refuse_given(context, options, "the judge 'scenes' compares with scene graphs on this machine")
         if self.name is None:
             refuse_given(context, options, "no --judge is named")
         if self.serve is None:
@@ -136,8 +135,8 @@ class JudgeOptions(JudgeSettings):
         from harness.evaluation.make_judge import make_judge
         from tasks.judges.prices import retired
 
-        name = self.name or EXACT
-        if name == EXACT:
+        name = self.name or SCENES
+        if name == SCENES:
             return make_judge(name)
         if self.serve is not None:
             return self._make_served(name, self.serve, asked)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.options import EXACT, JUDGE, Json, JudgeOptions, Seed, say
+from harness.cli.options import JUDGE, Json, JudgeOptions, Seed, say
 from harness.cli.setting_options import with_settings
 from support.errors import LOSSY, OK, DataError, UsageError
 from support.images import shorten
+from support.judge_names import SCENES
 
 if TYPE_CHECKING:
     from trainers.povid.inject import Correct
@@ -92,7 +93,7 @@ def inject_command(
 ) -> int:
     """Have correct answers rewritten with one plausible hallucination each.
 
-    Continues where it stopped. The judge rewrites: exact (scenes only), or a model of an OpenAI-compatible server.
+    Continues where it stopped. The judge rewrites: scenes (scenes only), or a model of an OpenAI-compatible server.
     """
     from support.files import JsonLines
     from support.stages import Stages
@@ -104,7 +105,7 @@ def inject_command(
     answers = _Answers(source=source, images=images, kind=kind, rows=rows, seed=seed or 0)
     judge.check(context)
     answers.check_pictures()
-    rewriter: Any = ExactInjector() if judge.name == EXACT else judge.make()
+    rewriter: Any = ExactInjector() if judge.name == SCENES else judge.make()
     found, counts = JsonLines(out / "injected.jsonl"), InjectCounts()
     with Stages():
         failed = inject(answers.read(), rewriter, found, seed=answers.seed, every=every, counts=counts)

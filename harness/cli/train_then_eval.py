@@ -40,6 +40,7 @@ from harness.evaluation.eval_settings import EvalSettings
 from harness.runs.recipe_training import check_packages, find_layout
 from harness.serving.settings import ServerSettings
 from support.errors import FAILED, LOSSY, OK, REGRESSED, UsageError
+from support.judge_names import SCENES
 from support.processes import is_launched, world_size
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def train_then_eval_command(
     found = _find_recipe(recipe, tasks, seed, training, data, fetch=not dry_run)
     found, settings = _find_scoring(found, asked, data, limit)
     folder = run_folder_of(out, found.name, seed)
-    judge = replace(judge, name=judge.name or (found.data.judge if found.data else None) or "exact")
+    judge = replace(judge, name=judge.name or (found.data.judge if found.data else None) or SCENES)
     judge.check(context)
     check_server(context, server)
     rater = judge.make(asked=not dry_run)

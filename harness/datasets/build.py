@@ -1,6 +1,6 @@
 """A dataset of one's own: what the user asked for as a recipe's [data], built, and laid out for others.
 
-    data = data_of(None, sources=["scenes"], pool=["scenes"], given={"instructions": 500, "judge": "exact"})
+    data = data_of(None, sources=["scenes"], pool=["scenes"], given={"instructions": 500, "judge": "scenes"})
     made = build(out, data, 0, judge, PoolSettings())
     publish(out, data, made)                  # out/dataset: README.md, rows.parquet, pairs.parquet, report.md
 
@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from support.errors import DataError, InputError, RecipeError, SettingError, UsageError
 from support.files import atomic_write_text
+from support.judge_names import current_judge
 from support.parsing import parse_json
 from tasks.judges.protocol import Judge
 from tasks.judges.reasons import Reason
@@ -160,6 +161,7 @@ def _claim(out: Path, data: Data, seed: int) -> None:
     if path.exists() and (out / "instructions.jsonl").exists():  # before, there is nothing that another one could spoil
         try:
             held = dict(parse_json(path.read_text(encoding="utf-8")))
+            held["judge"] = current_judge(held.get("judge"))
         except (ValueError, TypeError):
             raise UsageError(f"{path}: can't be read; choose another --out or remove it") from None
         if differing := [name for name in claim if held.get(name) != claim[name]]:

@@ -20,6 +20,7 @@ from leaderboards.board.earlier_digests import SCHEME, SCHEME_FACT
 from leaderboards.board.entry import (
     BARE,
     COST_NOT_KNOWN,
+    OFFICIAL_JUDGE,
     PROTOCOL,
     SHARES_NOTHING,
     Entry,
@@ -27,6 +28,7 @@ from leaderboards.board.entry import (
     without_device,
 )
 from support.errors import SettingError
+from support.judge_names import current_judge
 from support.settings import LARGEST_SEED, check_integer
 from tasks.data_folder import VARIABLE, stored
 from tasks.judges.openai import OpenAIJudge
@@ -147,8 +149,8 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
     if not task.judged or judge is None:
         return {}
     facts = {}
-    if task.official_judge and judge.model != task.official_judge:
-        facts["official judge"] = task.official_judge
+    if task.official_judge and judge.model != current_judge(task.official_judge):
+        facts[OFFICIAL_JUDGE] = task.official_judge
     if isinstance(judge, OpenAIJudge) and (images := judge.settings.images_in_words()):
         facts["judge image"] = images if judge.shown.get(task.name) else NO_IMAGE
     if isinstance(judge, OpenAIJudge):

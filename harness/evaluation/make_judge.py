@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from support.errors import NoJudgeError, SettingError
+from support.judge_names import SCENES, current_judge
 from tasks.judges import prices
 from tasks.judges.addresses import Server, server_of
 from tasks.judges.batch import BatchJudge
@@ -17,7 +18,6 @@ from tasks.judges.server_kind import kind_of
 from tasks.judges.settings import JudgeSettings
 from tasks.registry import TaskSpec
 
-EXACT: Final = "exact"
 OPEN_JUDGE: Final = "--judge Qwen/Qwen2.5-VL-7B-Instruct --judge-serve vllm"
 """The documented way for those without a key: open weights, served for the run. Never taken without being named."""
 NAME_ONE: Final = f"name a model by --judge (of open weights: {OPEN_JUDGE})"
@@ -34,13 +34,13 @@ def make_judge(
     settings: JudgeSettings | None = None,
     known_as: str | None = None,
 ) -> Judge:
-    """The judge "exact" of the scenes tasks, or a model of an OpenAI-compatible server (`PROVIDER:MODEL`: of that
+    """The judge "scenes" of scenes tasks, or a model of an OpenAI-compatible server (`PROVIDER:MODEL`: of that
     provider's), with `batch` through the Batch API; `key` names the environment variable with its server's key,
     `known_as` its server in the ledger. SettingError for a setting that would not act."""
-    settings = settings or JudgeSettings()
-    if name == EXACT:
+    settings, name = settings or JudgeSettings(), current_judge(name)
+    if name == SCENES:
         given = {"url": url, "key": key, "budget": budget, "batch": batch, "set": settings != JudgeSettings()}
-        return _make_exact(given | {"known-as": known_as})
+        return _make_scenes(given | {"known-as": known_as})
     place, kind = find_place(name), ""
     if place is not None and url is not None:
         raise SettingError(f"--judge-url: would not act: {name!r} names its server; leave out one of them")
@@ -52,7 +52,7 @@ def make_judge(
             name, variable = place.model, key or place.variable
             server = server_of(place.url, name=name, role="judge", variable=variable, what=place.what)
     except SettingError as error:
-        hint = f" (without a key: {OPEN_JUDGE}; of scenes: {EXACT})" if "name its server" in str(error) else ""
+        hint = f" (without a key: {OPEN_JUDGE}; of scenes: {SCENES})" if "name its server" in str(error) else ""
         raise SettingError(f"{error}{hint}") from None
     kept = Ledger(ledger or LEDGER)
     tariff = prices.Tariff(model=name, url=server.url, told=settings.told_price)
@@ -70,11 +70,11 @@ def make_judge(
     return judge(name, kind=kind, url=server, ledger=kept, **more)
 
 
-def _make_exact(given: Mapping[str, Any]) -> Judge:
+def _make_scenes(given: Mapping[str, Any]) -> Judge:
     from tasks.scenes.judge import ExactJudge
 
     if idle := [f"--judge-{option}" for option, value in given.items() if value]:
-        raise SettingError(f"judge {EXACT!r}: {', '.join(idle)} would not act: no server is asked")
+        raise SettingError(f"judge {SCENES!r}: {', '.join(idle)} would not act: no server is asked")
     return ExactJudge()
 
 
@@ -96,5 +96,5 @@ def check_judge(judge: Judge | None, tasks: Iterable[TaskSpec], *, official_prom
         return
     if names := ", ".join(task.name for task in judged if not can_rate(task.official_judge)):
         raise SettingError(f"judge {judge.model!r}: can't rate {names}; {NAME_ONE}")
-    if judged and official_prompts and judge.model == EXACT:
-        raise SettingError(f"judge {EXACT!r}: reads our own prompts only; leave out --official-prompts")
+    if judged and official_prompts and judge.model == SCENES:
+        raise SettingError(f"judge {SCENES!r}: reads our own prompts only; leave out --official-prompts")

@@ -2,7 +2,7 @@
 
     rescore(entry, log)          # Recomputed, or in words why it can't be
 
-Nobody is asked: of judged tasks the replies in the log are read again. (The exact judge of the embedded scenes is code,
+Nobody is asked: of judged tasks the replies in the log are read again. (The judge of the embedded scenes is code,
 and judges the answers themselves.) What a log can't show is an answer that was edited with the judge's reply left as it
 was, and replies to the second question of a benchmark that asks two.
 """

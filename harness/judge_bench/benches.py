@@ -62,7 +62,7 @@ BENCHES: Final[Mapping[str, PairBench]] = {
         read=read_scenes,
         categories=("object", "attribute", "relation"),
         published=(),
-        note="Asked as VL-RewardBench asks. The exact judge is the truth here: it gets 100.",
+        note="Asked as VL-RewardBench asks. The scenes judge is the truth here: it gets 100.",
     ),
     vl_rewardbench.NAME: vl_rewardbench.BENCH,
     multimodal_rewardbench.NAME: multimodal_rewardbench.BENCH,

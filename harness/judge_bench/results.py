@@ -1,6 +1,6 @@
 """What a benchmark of judges found, as it is printed, and as it is kept and read again.
 
-    result = Result(bench="scenes", judge="exact", settings={...}, created=now(), compared=tuple(compared))
+    result = Result(bench="scenes", judge="scenes", settings={...}, created=now(), compared=tuple(compared))
     file = result.keep(Path("runs/judge-bench"))
     print(Result.read(file).table())
 
@@ -22,6 +22,7 @@ from harness.judge_bench.benches import bench_of
 from harness.judge_bench.figures import Figure, Figures, figures_of
 from support.errors import DataError, one_line
 from support.files import atomic_write_text
+from support.judge_names import current_judge
 from support.markdown import MISSING, cell, line, number, span, table
 from support.parsing import parse_object
 from tasks.judges.reasons import reasons_in_words
@@ -75,6 +76,7 @@ class Result:
                 Compared(**{**one, "calls": tuple(Call(**call) for call in one["calls"])}) for one in found["compared"]
             )
             facts = {name: found[name] for name in ("bench", "judge", "settings", "created")}
+            facts["judge"] = current_judge(facts["judge"])
             result = cls(**facts, compared=compared)
             _ = result.figures  # a file that holds something else has none
         except OSError as error:

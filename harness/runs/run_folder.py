@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from support.errors import InputError, RunError
 from support.files import atomic_write_text, check_regular_files, file_lock
 from support.full_disk import naming_full_disk
+from support.judge_names import current_judge
 from support.parsing import parse_json
 from support.processes import rank
 from trainers.data.image_hashes import IMAGE_FACTS
@@ -133,6 +134,7 @@ def find_differences(held: Mapping[str, Any], wanted: Mapping[str, Any], within:
     found = []
     for name in dict.fromkeys([*held, *wanted]):
         there, here = held.get(name), wanted.get(name)
+        there = current_judge(there) if name == "judge" else there
         if isinstance(there, dict) and isinstance(here, dict):
             found += find_differences(there, here, f"{within}{name}.")
         elif there != here:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from leaderboards.board.earlier_digests import with_current_digest
 from support.errors import UnknownName
+from support.judge_names import current_judge
 
 SCHEMA_VERSION = 1
 
@@ -61,6 +62,8 @@ PROTOCOL: Final = "protocol"
 BARE: Final = "bare"
 """The protocol of questions as they stand in the data; entries of earlier versions were asked so."""
 
+OFFICIAL_JUDGE: Final = "official judge"
+"""In provenance: the judge of the benchmark's authors, where another one rated."""
 COST_NOT_KNOWN: Final = "judge cost"
 """In provenance: of how many of the judge's calls the price is not known; they are not in `cost`."""
 SHARES_NOTHING: Final = "nothing (exact)"
@@ -317,11 +320,18 @@ def from_json(data: object, where: str) -> Entry:
     try:
         # Boards of earlier versions lack these numbers.
         known = {"unparsed": 0, "sequence": 0, "empty": None, "guards": {}, **data} if isinstance(data, dict) else data
-        entry = Entry(**members(known, _FIELDS))
-        entry = replace(entry, provenance=with_current_digest(entry.task, entry.provenance))
+        entry = _with_current_names(Entry(**members(known, _FIELDS)))
         return replace(entry, value=None, low=None, high=None) if _scored_nothing(entry) else entry
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _with_current_names(entry: Entry) -> Entry:
+    """The entry as it would be written now: what has another name since, and counts as the same."""
+    facts = with_current_digest(entry.task, entry.provenance)
+    if OFFICIAL_JUDGE in facts:
+        facts = {**facts, OFFICIAL_JUDGE: current_judge(facts[OFFICIAL_JUDGE])}
+    return replace(entry, provenance=facts, judge=current_judge(entry.judge))
 
 
 def _scored_nothing(entry: Entry) -> bool:

@@ -1,1 +1,1 @@
-"""The embedded world: rendered scenes with exact ground truth, its tasks, its models and its exact judge."""
+"""The embedded world: rendered scenes with exact ground truth, its tasks, its models and its judge."""

@@ -1,4 +1,4 @@
-"""The exact judge of the scenes world: it reads the scene graph that a rendered image carries, and grades without
+"""The judge of the scenes world: it reads the scene graph that a rendered image carries, and grades without
 error.
 
     judge = ExactJudge()
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from support.errors import JudgeError, SettingError
+from support.judge_names import SCENES, current_judge
 from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge
 from tasks.scenes.world import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene, Thing
 
@@ -225,12 +226,12 @@ def _count_mistakes(scene: Scene, question: str, answer: str) -> int:
 class ExactJudge(ThreadedJudge):
     """Grades answers about rendered scenes from their scene graph."""
 
-    model = "exact"
+    model = SCENES
     """A judge's name stands beside every score it gave: these are never held against another judge's."""
 
     def can_rate(self, official_judge: str | None) -> bool:
         """Whether a task's answers are about rendered scenes: it is their official judge."""
-        return official_judge == self.model
+        return current_judge(official_judge) == self.model
 
     def check_picture(self, image: "Image", name: str) -> None:
         """SettingError for a picture that is no rendered scene."""
@@ -240,13 +241,13 @@ class ExactJudge(ThreadedJudge):
     def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
         """The reply to a VLFeedback, MMHal-Bench or VL-RewardBench prompt about one rendered scene."""
         if image is None or "scene" not in image.info:
-            only = "the exact judge can only grade answers about rendered scenes"
+            only = "the scenes judge can only grade answers about rendered scenes"
             raise JudgeError(f"{only} (this image carries no scene graph)")
         scene = Scene.from_json(image.info["scene"])
         try:
             data = json.loads(prompt.rstrip().rsplit("\n", 1)[-1])
         except json.JSONDecodeError as error:
-            raise JudgeError(f"the exact judge found no data in the last line of the prompt: {error}") from error
+            raise JudgeError(f"the scenes judge found no data in the last line of the prompt: {error}") from error
         if "texts" in data:
             return self._write_feedback(scene, data["instruction"], data["texts"])
         if "answer_1" in data:

@@ -172,7 +172,7 @@ def images(doc: Mapping[str, Any]) -> list[Image.Image]:
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene as a 60 x 60 RGB picture; `info["scene"]` carries the graph for the exact judge (a model sees only
+    """The scene as a 60 x 60 RGB picture; `info["scene"]` carries the graph for the scenes judge (a model sees only
     pixels)."""
     rng = np.random.default_rng(list(scene.id.encode()))
     width = SIDE * OVERSAMPLE

@@ -77,7 +77,7 @@ def score(task: str) -> tuple[Scored, list[Generated], str | None]:
     if not spec.judged:
         return score_answers(spec, docs, answers, None), given, None
     if task == "scenes_mmhal":
-        return score_answers(spec, docs, answers, JudgeSession(judge=ExactJudge(), label=task)), given, "exact"
+        return score_answers(spec, docs, answers, JudgeSession(judge=ExactJudge(), label=task)), given, "scenes"
     turns = [score_answers(spec, docs, answers, JudgeSession(judge=Hasher(turn), label=task)) for turn in range(3)]
     return replace(turns[0], rounds=[each.rounds[0] for each in turns]), given, Hasher.model
 
@@ -178,14 +178,14 @@ EDITS: tuple[tuple[str, str, Change, str], ...] = (
     ("a count", "scenes_chair", edit_records(0, hallucinated=0), "chair_s.hallucinated is 0 in its log, 1 by its"),
     ("what was read", "scenes_pope", edit_records(7, predicted="yes", correct=True), "f1."),
     ("an answer", "scenes_pope", edit(5, answer="perhaps"), "predicted"),
-    ("an answer to the exact judge", "scenes_mmhal", edit(0, answer="A sign."), "score.rating is 6 in its log, "),
+    ("an answer to the scenes judge", "scenes_mmhal", edit(0, answer="A sign."), "score.rating is 6 in its log, "),
     ("an answer that is failed now", "scenes_mme", edit(5, answer=None), "has a record in its log, none by its answer"),
     ("no record any more", "scenes_mme", edit(5, records={}), "has no record in its log, one by its answer"),
     ("a right answer", "scenes_pope", edit_gold(7, answer="no"), 'f1.truth is "no" in its log, "yes" by its answer'),
     ("a right answer of data on disk", "mmhal", edit_gold(4, question_type="other"), "score.type is"),
     ("a rating", "mmhal", edit_records(3, rating=6), "score.rating is 6 in its log, "),
     ("a reply", "mmhal", edit(3, reply="Rating: 6"), "score.rating is "),
-    ("a reply of the exact judge", "scenes_mmhal", edit(0, reply="Fine.\nRating: 1"), "reply is"),
+    ("a reply of the scenes judge", "scenes_mmhal", edit(0, reply="Fine.\nRating: 1"), "reply is"),
     ("a repeat", "mmhal", edit_repeat, "(repeat 2): score.rating is 6 in its log, "),
     ("documents left out", "mmhal", drop_documents(edit_records(3, rating=6)), "score.rating is 6 in its log, "),
     ("a row left out", "scenes_pope", lambda log: log[1:], "its log has"),

@@ -20,7 +20,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "vlfeedback build": ("vlfeedback", "build", "--out"),
     "vlfeedback annotate": ("vlfeedback", "annotate", "data.jsonl", "--out"),
     "models convert-llava": ("models", "convert-llava", "source", "--vision", "v"),
-    "judge bench": ("judge", "bench", "exact", "--out"),
+    "judge bench": ("judge", "bench", "scenes", "--out"),
     "leaderboard": ("leaderboard", "--output", "lm-eval", "--out"),
 }
 FILES: dict[str, tuple[str, ...]] = {

@@ -60,7 +60,7 @@ def test_a_perfect_model_is_perfect_on_every_task(scored: Callable[..., Evaluati
     assert {name: entry(evaluation, f"scenes_chair.{name}").value for name in perfect} == perfect
     perfect = {"pope.f1": 100, "mme.perception": 1200, "mmhal.score": 6}
     assert {name: entry(evaluation, f"scenes_{name}").value for name in perfect} == perfect
-    assert entry(evaluation, "scenes_mmhal.score").judge == "exact"
+    assert entry(evaluation, "scenes_mmhal.score").judge == "scenes"
     assert entry(evaluation, "scenes_mme.accuracy").judge is None
     assert all(e.failed == e.unscored == 0 and e.limit is None for e in evaluation.entries)
 

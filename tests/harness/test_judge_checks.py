@@ -22,7 +22,7 @@ from trainers.vlfeedback.annotation import check_pictures
 from trainers.vlfeedback.instructions import Instruction
 
 pytestmark = pytest.mark.usefixtures("no_keys")
-REFUSED = f"harness: judge 'exact': can't rate mmhal, mmvet; {NAME_ONE}\n"
+REFUSED = f"harness: judge 'scenes': can't rate mmhal, mmvet; {NAME_ONE}\n"
 
 
 class Anybody(ThreadedJudge):
@@ -32,7 +32,7 @@ class Anybody(ThreadedJudge):
         return "Rating: 4"
 
 
-@pytest.mark.parametrize("more", ((), ("--dry-run",), ("--judge", "exact")))
+@pytest.mark.parametrize("more", ((), ("--dry-run",), ("--judge", "scenes")))
 def test_eval_asks_no_model_for_answers_that_the_judge_cant_rate(
     more: tuple[str, ...], server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,8 +69,8 @@ def test_score_refuses_it_where_answers_are_to_be_judged(
 ) -> None:
     row = {"question_type": "attribute", "image_content": [], "question": "?", "gt_answer": "a", "model_answer": "b"}
     (tmp_path / "a.json").write_text(json.dumps([row | {"image_id": f"{n}", "image_src": ""} for n in range(96)]))
-    assert run(["score", "mmhal", str(tmp_path / "a.json"), "--judge", "exact", *more]) == 2
-    assert "judge 'exact': can't rate mmhal; name a model by --judge" in capsys.readouterr().err
+    assert run(["score", "mmhal", str(tmp_path / "a.json"), "--judge", "scenes", *more]) == 2
+    assert "judge 'scenes': can't rate mmhal; name a model by --judge" in capsys.readouterr().err
 
 
 def test_it_rates_scenes_by_our_own_prompts_alone() -> None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("no_keys")
 
 
 def test_a_name_is_the_exact_rater_or_a_model_behind_a_server(tmp_path: Path) -> None:
-    assert isinstance(make_judge("exact"), ExactJudge)
+    assert isinstance(make_judge("scenes"), ExactJudge)
     settings = JudgeSettings(seed=3)
     for batch, kind in ((False, OpenAIJudge), (True, BatchJudge)):
         judge = make_judge("m", url="http://127.0.0.1:1/v1", ledger=tmp_path / "l", batch=batch, settings=settings)
@@ -38,5 +38,5 @@ def test_a_name_is_the_exact_rater_or_a_model_behind_a_server(tmp_path: Path) ->
     ),
 )
 def test_the_exact_rater_refuses_what_would_not_act(given: dict[str, Any], option: str) -> None:
-    with pytest.raises(SettingError, match=f"judge 'exact': {option} would not act: no server is asked"):
-        make_judge("exact", **given)
+    with pytest.raises(SettingError, match=f"judge 'scenes': {option} would not act: no server is asked"):
+        make_judge("scenes", **given)

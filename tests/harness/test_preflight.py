@@ -86,7 +86,7 @@ def test_all_that_is_missing_is_told_at_once(tmp_path: Path, capsys: pytest.Capt
     assert needs[1].endswith("; harness data get amber")
     assert needs[2].startswith("weights of llava-1.5-7b: llava-hf/llava-1.5-7b-hf (about 14.1 GB): ")
     assert "and the hub answers 404 Not Found; hf download llava-hf/llava-1.5-7b-hf" in needs[2]
-    assert needs[3] == f"judge 'exact': can't rate mmhal; {NAME_ONE}"
+    assert needs[3] == f"judge 'scenes': can't rate mmhal; {NAME_ONE}"
     assert not out.exists()
 
 

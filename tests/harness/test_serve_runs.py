@@ -38,7 +38,7 @@ def test_a_judge_is_served_after_the_candidate_whose_server_has_ended(
 @pytest.mark.parametrize(
     ("words", "said"),
     (
-        (["--judge-serve", "vllm"], "--judge-serve has no effect: the judge 'exact'"),
+        (["--judge-serve", "vllm"], "--judge-serve has no effect: the judge 'scenes'"),
         (["--judge", "scenes-early", "--judge-serve-set", "a=1"], "--judge-serve-set has no effect"),
         (["--judge", "scenes-early", "--judge-serve", "vllm", "--judge-url", "http://x"], "--judge-url has no effect"),
         (["--judge", "gpt-4v", "--judge-serve", "vllm"], "gpt-4v has no weights to serve"),

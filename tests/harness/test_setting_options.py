@@ -91,9 +91,9 @@ def test_the_gate_and_whole_runs_read_files_too(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "said"),
     (
-        (["--judge-url", "http://x"], "--judge-url has no effect: the judge 'exact'"),
-        (["--judge-repeats", "3"], "--judge-repeats has no effect: the judge 'exact'"),
-        (["--judge-detail", "low"], "--judge-detail has no effect: the judge 'exact'"),
+        (["--judge-url", "http://x"], "--judge-url has no effect: the judge 'scenes'"),
+        (["--judge-repeats", "3"], "--judge-repeats has no effect: the judge 'scenes'"),
+        (["--judge-detail", "low"], "--judge-detail has no effect: the judge 'scenes'"),
         (["--tasks", "scenes_pope", "--judge", "gpt-4o"], "--judge has no effect: no chosen task needs a judge"),
         (["--model-url", "http://x"], "--model-url has no effect: scenes-base runs here"),
         (["--bnb-4bit-quant-type", "nf4"], "would not act without load_in_4bit"),

@@ -19,7 +19,7 @@ from trainers.data.pair_formats import read_pairs
 from trainers.data.vlfeedback_format import read_rows
 
 HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
-BUILD = ["vlfeedback", "build", "--source", "scenes", "--pool", "scenes", "--judge", "exact", "--rows", "24"]
+BUILD = ["vlfeedback", "build", "--source", "scenes", "--pool", "scenes", "--judge", "scenes", "--rows", "24"]
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_a_part_is_rated_again_and_held_against_the_first_ratings(
     rows = str(built / "dataset" / "rows.parquet")
     found = run(["vlfeedback", "annotate", rows, "--part", "6", "--out", str(tmp_path)], capsys)
     assert (found["rated"], found["failed"], found["unread"]) == (6, 0, {})
-    both = [str(tmp_path / f"ratings-{name}.jsonl") for name in ("published", "exact")]
+    both = [str(tmp_path / f"ratings-{name}.jsonl") for name in ("published", "scenes")]
     assert cli.run(["judge", "agree", *both]) == 0
     assert "72 items rated by both" in capsys.readouterr().out  # 6 rows x 4 answers x 3 aspects
     assert len(list(read_rows(tmp_path / "rows-exact.jsonl", built / "images"))) == 6

@@ -40,7 +40,7 @@ def picture_in(request: dict[str, Any]) -> Image.Image:
 
 
 def knowing(request: dict[str, Any]) -> str:
-    """The exact judge, behind a server: it sees the pictures that are sent."""
+    """The scenes judge, behind a server: it sees the pictures that are sent."""
     return ExactJudge().ask(text_in(request), picture_in(request))
 
 
@@ -79,7 +79,7 @@ EITHER, BOTH = "mean of both orders", "right in both orders"
 
 
 def test_the_exact_judge_is_always_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result, found = benched(capsys, ["judge", "bench", "exact", "--out", str(tmp_path)])
+    result, found = benched(capsys, ["judge", "bench", "scenes", "--out", str(tmp_path)])
     assert result["pairs"] == len(read_scenes({})) > 300
     assert (result["lost"], result["unread"]) == (0, 0)
     names = ("overall", "macro", "object", "attribute", "relation", EITHER, BOTH)
@@ -306,13 +306,13 @@ def test_the_authors_words_are_asked_for_by_name(
     ("arguments", "words"),
     (
         ([], "name either a judge or, by --model, a trained model"),
-        (["exact", "--model", "scenes-base"], "name either a judge or, by --model, a trained model"),
-        (["exact", "--bench", "vl_rewardbench"], "judge 'exact': knows rendered scenes only, not vl_rewardbench"),
-        (["exact", "--official-prompts"], "reads our own prompts only"),
-        (["exact", "--reference", "scenes-base"], "--reference has no effect"),
-        (["exact", "--judge-url", "http://localhost:1"], "--judge-url has no effect"),
-        (["exact", "--bench", "scene"], "scenes"),
-        (["exact", "--data", "vl_rewardbench=x"], "'vl_rewardbench' is not among the tasks asked for: scenes"),
+        (["scenes", "--model", "scenes-base"], "name either a judge or, by --model, a trained model"),
+        (["scenes", "--bench", "vl_rewardbench"], "judge 'scenes': knows rendered scenes only, not vl_rewardbench"),
+        (["scenes", "--official-prompts"], "reads our own prompts only"),
+        (["scenes", "--reference", "scenes-base"], "--reference has no effect"),
+        (["scenes", "--judge-url", "http://localhost:1"], "--judge-url has no effect"),
+        (["scenes", "--bench", "scene"], "scenes"),
+        (["scenes", "--data", "vl_rewardbench=x"], "'vl_rewardbench' is not among the tasks asked for: scenes"),
         (["--model", "scenes-base", "--samples", "3"], "--samples has no effect: with --model no judge is asked"),
         (["--model", "scenes-base", "--judge-url", "http://localhost:1"], "--judge-url has no effect"),
         (["--model", "scenes-base"], "the files of scenes-base name no base"),

@@ -99,8 +99,8 @@ def test_an_unknown_price_is_told_as_such_and_can_be_given(
     assert "| $0.0000" in capsys.readouterr().out
     assert run([*unknown, "--judge-price", "5"]) == 2
     assert "--judge-price '5': must be IN,OUT" in capsys.readouterr().err
-    assert run(["score", "mmhal", str(answers), "--judge", "exact", "--judge-price", "1,1"]) == 2
-    assert "--judge-price has no effect: the judge 'exact'" in capsys.readouterr().err
+    assert run(["score", "mmhal", str(answers), "--judge", "scenes", "--judge-price", "1,1"]) == 2
+    assert "--judge-price has no effect: the judge 'scenes'" in capsys.readouterr().err
     assert not server.log
 
 

@@ -47,7 +47,7 @@ def words_of(answer: str | None) -> str:
 def test_all_scenes_are_answered(
     profiles: ProfileServer, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate(profiles, name, "scenes", tmp_path, "--judge", "exact", "--limit", "4") == OK
+    assert evaluate(profiles, name, "scenes", tmp_path, "--judge", "scenes", "--limit", "4") == OK
     entries = entries_in(capsys.readouterr().out)
     assert {entry["task"] for entry in entries} == {"scenes_chair", "scenes_pope", "scenes_mme", "scenes_mmhal"}
     assert all((one["failed"], one["unscored"], one["unparsed"]) == (0, 0, 0) for one in entries)

@@ -1,4 +1,4 @@
-"""The exact judge finds every answer by itself, and grades what it is shown."""
+"""The judge of scenes finds every answer by itself, and grades what it is shown."""
 
 import json
 import random

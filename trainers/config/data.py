@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from support.errors import RecipeError, did_you_mean
+from support.judge_names import SCENES, current_judge
 from support.secrets import redact, remember_address
 
 POOLS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "vlfeedback/pools").glob("*.toml"))}
@@ -221,7 +222,7 @@ class _DataSettings(Section):
     """The models that answer: members, or a file's name in trainers/vlfeedback/pools ("paper": VLFeedback's twelve)."""
     answers: Annotated[int, Field(ge=2)] = 4
     """Answers an instruction, each by another member of the pool."""
-    judge: str = "exact"
+    judge: Annotated[str, BeforeValidator(current_judge)] = SCENES
     mode: RatingMode = "joint"
     order: TextOrder = "shuffled"
     """Shuffled since judges prefer some positions; the ratings keep which text had which."""

@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from support.errors import JudgeError
 from support.images import ImageRef
+from support.judge_names import SCENES
 from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge
 from tasks.scenes.judge import answer_to
 from tasks.scenes.language import DETAILED, NUMBERS, OPEN, SHORT, a_kind, absent_kind, caption, open_question
@@ -38,7 +39,7 @@ _THING = re.compile(
 class ExactInjector(ThreadedJudge):
     """A judge that puts a mistake into a true answer about a rendered scene."""
 
-    model = "exact"
+    model = SCENES
 
     def ask(self, prompt: str, image: "Image | None" = None, sampling: Sampling = GREEDY) -> str:
         """The reply to one of POVID's prompts; JudgeError for pictures without a scene, or unsuitable answers."""

@@ -29,6 +29,7 @@ from PIL import Image
 from support.errors import DataError
 from support.files import JsonLines, atomic_write_text, file_lock, short_name
 from support.images import ImageRef, decode, keep, picture
+from support.judge_names import EARLIER, SCENES
 from support.parsing import parse_object
 from support.progress import Stage
 from support.records import batches
@@ -254,7 +255,7 @@ def _make_row(item: Item, names: Sequence[str], replies: Mapping[tuple[str, ...]
     points = {name: {of: found and found[0] for of, found in given.items()} for name, given in by_name.items()}
     reasons = {name: {of: found[1] if found else "" for of, found in given.items()} for name, given in by_name.items()}
     row = {"id": item.key, "order": list(names), "ratings": points, "rationales": reasons, "judge": judge.model}
-    server = getattr(judge, "identity", "")  # of the exact judge there is none
+    server = getattr(judge, "identity", "")  # of the scenes judge there is none
     row |= ({"server": server} if server else {}) | dict(item.more)
     # A reply of which a rating could not be read is kept.
     return row | {"unread": list(replies.values())} if unread_in(row) else row
@@ -298,7 +299,9 @@ def _draw_number(seed: int, key: str) -> float:
 def ratings_file(folder: Path, judge: str, mode: RatingMode = "joint", order: TextOrder = "shuffled") -> Path:
     """Where a judge's ratings of the answers in `folder` go: a file for each mode and order."""
     unusual = [way for way, usual in ((mode, "joint"), (order, "shuffled")) if way != usual]
-    return folder / f"{'-'.join(['ratings', short_name(re.sub(r'[^A-Za-z0-9._-]', '-', judge)), *unusual])}.jsonl"
+    names = [short_name(re.sub(r"[^A-Za-z0-9._-]", "-", name)) for name in (judge, EARLIER)]
+    new, old = (folder / f"{'-'.join(['ratings', name, *unusual])}.jsonl" for name in names)
+    return old if judge == SCENES and old.exists() and not new.exists() else new
 
 
 def annotate_folder(folder: Path, judge: Judge, protocol: RatingProtocol, *, into: Path | None = None) -> RatingCounts:

@@ -61,7 +61,7 @@ def scenes_instructions(data: Data, seed: int, images: Path) -> list[Instruction
 
 
 def write_image(scene: Scene, folder: Path) -> str:
-    """The scene's picture as PNG; the exact judge finds the scene graph in its text, a model sees only pixels."""
+    """The scene's picture as PNG; the scenes judge finds the scene graph in its text, a model sees only pixels."""
     name = scene.id.replace("/", "-") + ".png"
     info = PngInfo()
     info.add_text("scene", scene.to_json())
