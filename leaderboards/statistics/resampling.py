@@ -17,10 +17,11 @@ The draw depends only on the number of images, their strata and the seed. So all
 share one draw: it costs little more than scoring one of them, and each gets the same numbers as alone.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,11 @@ _CELLS = 200_000
 
 # Resamples in memory at once: with many models the sums are as wide as the images.
 _ROWS = 1024
+
+
+_STEP: Final = 1e-3  # of an image: small enough for a derivative, large enough for floats
+_LEAST: Final = 1e-9  # of a variance: less is rounding
+_BITS: Final = 36  # of an image's change: sums of 100,000 images are exact
 
 
 class CountsMetric(Protocol):
@@ -185,14 +191,40 @@ def bootstrap_each(
     return scores
 
 
+class Swaps(NamedTuple):
+    """Differences of two models after swaps, and how much such a difference varies within strata."""
+
+    differences: Array
+    """[resamples, pairs]; nan or infinite where a swap leaves a side without a score."""
+
+    variances: Array
+    """Of each difference within strata [resamples, pairs]."""
+
+    own: Array
+    """Of the differences before any swap [pairs]; (of a single stratum all variances are 1, as they decide nothing)."""
+
+    whole: Array
+    """What they are compared with [pairs]: the variance if no stratum had a difference of its own."""
+
+    def scale(self, pair: int, judge: float) -> tuple[Array, float]:
+        """What to multiply each difference after swaps [resamples] and before them by, so that all vary as much.
+
+        `judge` is the standard error that a judge adds.
+        """
+        whole = self.whole[pair] + judge**2
+        least = max(whole * _LEAST, np.finfo(np.float64).tiny)
+        scales = np.sqrt(
+            max(whole, least) / np.maximum(np.append(self.variances[:, pair], self.own[pair]) + judge**2, least)
+        )
+        return scales[:-1], float(scales[-1])
+
+
 def swapped(
     pairs: Sequence[tuple[CountsMetric, Array, Array]], parts: NDArray[np.int64], *, resamples: int, seed: int
-) -> Array:
-    """Differences [resamples, pairs], second - first, after swaps: each image changes sides with chance 1/2, the same
-    images in all pairs.
+) -> Swaps:
+    """Differences, second - first, after swaps: each image changes sides with chance 1/2, the same images in all pairs.
 
-    A pair is a metric and two models' counts, each [images, k]; `parts` [images] are the strata. nan or infinite where
-    a swap leaves a side without a score.
+    A pair is a metric and two models' counts, each [images, k]; `parts` [images] are the strata.
     """
     rng = np.random.default_rng(seed)
     shifts = [(metric, other - base) for metric, base, other in pairs]
@@ -201,17 +233,62 @@ def swapped(
         np.concatenate([counts.sum(axis=0) for counts in side])
         for side in ([base for _, base, _ in pairs], [other for _, _, other in pairs])
     )
+    spread = _SpreadOfSwaps(pairs, parts) if len(table.parts) > 1 else None
     blocks = _group_by_metric(shifts)
-    differences = np.empty((resamples, len(pairs)))
+    differences, variances = np.empty((resamples, len(pairs))), np.ones((resamples, len(pairs)))
     images = len(parts)
     for rows in _split_rows(resamples, images):
         octets = rng.integers(0, 256, size=(rows.stop - rows.start, -(-images // 8)), dtype=np.uint8)
-        moved = table.sums(np.unpackbits(octets, axis=1, count=images).astype(np.float64))
+        changed = np.unpackbits(octets, axis=1, count=images).astype(np.float64)
+        moved = table.sums(changed)
         less, more = second - moved, first + moved
         for metric, places, columns in blocks:
             sides = [own[:, columns].reshape(len(own), len(places), -1) for own in (less, more)]
             differences[rows, places] = value_of(metric, sides[0]) - value_of(metric, sides[1])
-    return differences
+        if spread is not None:
+            variances[rows] = spread.after(changed)
+    if spread is None:
+        return Swaps(differences, variances, *np.ones((2, len(pairs))))
+    return Swaps(differences, variances, spread.after(np.zeros((1, images)))[0], spread.whole)
+
+
+class _SpreadOfSwaps:
+    """The variance of each swapped difference, by how much every image changes it, less the mean of its stratum.
+
+    What is taken off is less the part that a single stratum would have too, which depends on the difference alone: it
+    would order nothing anew.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[CountsMetric, Array, Array]], parts: NDArray[np.int64]) -> None:
+        order = np.argsort(parts, kind="stable")
+        changes = np.stack([_changes_by_swaps(*pair) for pair in pairs], axis=1)[order]
+        own = [changes[parts[order] == part] for part in np.unique(parts)]
+        ends = np.cumsum([len(changes) for changes in own])
+        self._own = [(slice(end - len(changes), end), changes) for end, changes in zip(ends, own, strict=True)]
+        by_part = np.stack([(one**2).sum(axis=0) * len(one) / max(len(one) - 1, 1) for one in own])
+        self.whole = by_part.sum(axis=0)
+        freedom = np.array([[max(len(one) - 1, 1)] for one in own])
+        self._shared = (by_part**2 / freedom).sum(axis=0) / np.where(self.whole > 0, self.whole, 1) ** 2
+
+    def after(self, changed: Array) -> Array:
+        """[rows, pairs], of which images [rows, images] changed sides."""
+        total, taken = np.zeros((len(changed), len(self.whole))), np.zeros((len(changed), len(self.whole)))
+        for part, changes in self._own:
+            sums = changes.sum(axis=0) - 2 * (changed[:, part] @ changes)
+            total += sums
+            taken += sums**2 / max(len(changes) - 1, 1)
+        return np.asarray(np.maximum(self.whole - taken + self._shared * total**2, 0.0))
+
+
+def _changes_by_swaps(metric: CountsMetric, base: Array, other: Array) -> Array:
+    """What each image adds to the difference [images], by the metric's slope between both models; rounded, so that
+    sums have no rounding and depend on no other pair."""
+    shift, middle = other - base, (base.sum(axis=0) + other.sum(axis=0)) / 2
+    changes = (value_of(metric, middle + _STEP * shift) - value_of(metric, middle - _STEP * shift)) / (2 * _STEP)
+    changes = np.where(np.isfinite(changes), changes, 0.0)
+    largest = float(abs(changes).max(initial=0.0))
+    unit = 2.0 ** (math.frexp(largest)[1] - _BITS)
+    return np.asarray(np.rint(changes / unit) * unit)
 
 
 class _CountsTable:

@@ -27,11 +27,13 @@ from numpy.typing import NDArray
 from leaderboards.statistics.edge_intervals import Ends, difference_interval, score_interval
 from leaderboards.statistics.guard_test import GuardTest, is_beyond
 from leaderboards.statistics.mcnemar import mcnemar_p
+from leaderboards.statistics.permutation import TIE, permutation_p
 from leaderboards.statistics.resampling import (
     Array,
     Counted,
     CountsMetric,
     Record,
+    Swaps,
     bootstrap,
     bootstrap_each,
     common,
@@ -39,16 +41,11 @@ from leaderboards.statistics.resampling import (
     swapped,
     value_of,
 )
-from leaderboards.statistics.significance import ALPHA, DETECTED, holm, judge_spread, least_p, tail
+from leaderboards.statistics.significance import ALPHA, DETECTED, holm, judge_spread
 from support.errors import RecordsError
 
 Outcome = Literal["better", "worse", "not separable", "not better"]
 """Not better: the metric is better, and one of its guards is worse."""
-
-_TIE = 1e-9  # relative: rounding of a sum stays below it, two different answers are above it
-
-_COUNTED = 100
-"""If at least one of 100 swaps reaches the difference, p is the counted share; beyond that it is extrapolated."""
 
 _K = TypeVar("_K")
 
@@ -342,24 +339,24 @@ def _test_on_one_draw(matches: Sequence[Matched], resamples: int, seed: int) -> 
     means = [(one.metric, _mean_counts(one.base), _mean_counts(one.other)) for one in matches]
     swaps = swapped(means, parts, resamples=resamples, seed=seed)
     return [
-        _verdict(one, [None if drawn is None else drawn[:, side] for side in own], swaps[:, index], seed)
+        _verdict(one, [None if drawn is None else drawn[:, side] for side in own], swaps, index, seed)
         for index, (one, own) in enumerate(zip(matches, where, strict=True))
     ]
 
 
-def _verdict(one: Matched, drawn: Sequence[Array | None], swaps: Array, seed: int) -> PairedTest:
-    """The test from both sides' bootstrap scores [resamples, repeats] (None for a single image) and the swapped
-    differences [resamples]."""
+def _verdict(one: Matched, drawn: Sequence[Array | None], swaps: Swaps, pair: int, seed: int) -> PairedTest:
+    """The test from both sides' bootstrap scores [resamples, repeats] (None for a single image) and the `pair` of all
+    that were swapped."""
     scores = [_scores(one.metric, side) for side in (one.base, one.other)]
     before, after = (_finite(side.mean()) for side in scores)
     low, high, error, p = None, None, 0.0, 1.0
     if before is not None and after is not None:
-        noise = _judge_noise(scores, len(swaps), seed)
+        noise = _judge_noise(scores, len(swaps.differences), seed)
         if drawn[0] is not None and drawn[1] is not None:
             differences = drawn[1].mean(axis=1) - drawn[0].mean(axis=1)
             differences = differences[np.isfinite(differences)]
             error = math.hypot(float(differences.std()), _judge_error(scores)[0]) if differences.size else 0.0
-        p = _p_value(one, swaps, noise, scores, error)
+        p = _p_value(one, swaps, pair, noise, scores, error)
         if len(one.parts) > 1:
             low, high = difference_interval(
                 one.metric, one.base, one.other, one.parts, difference=after - before, p=p, judge=_judge_error(scores)
@@ -369,7 +366,7 @@ def _verdict(one: Matched, drawn: Sequence[Array | None], swaps: Array, seed: in
         low=low,
         high=high,
         p=p,
-        mde=DETECTED * error if error > _TIE * max(abs(before or 0.0), abs(after or 0.0)) else None,
+        mde=DETECTED * error if error > TIE * max(abs(before or 0.0), abs(after or 0.0)) else None,
         mcnemar=one.mcnemar,
         base=before,
         other=after,
@@ -379,31 +376,21 @@ def _verdict(one: Matched, drawn: Sequence[Array | None], swaps: Array, seed: in
     )
 
 
-def _p_value(one: Matched, swaps: Array, noise: Array, scores: Sequence[Array], error: float) -> float:
-    """Two-sided; see `PairedTest.p`. A swap that leaves no score counts against a difference."""
+def _p_value(one: Matched, swaps: Swaps, pair: int, noise: Array, scores: Sequence[Array], error: float) -> float:
+    """Two-sided; see `PairedTest.p`."""
     base, other = _mean_counts(one.base), _mean_counts(one.other)
-    apart = int((base != other).any(axis=1).sum())
     first, second = (float(value_of(one.metric, side.sum(axis=0))) for side in (base, other))
-    tie = _TIE * max(abs(first), abs(second))
-    reached = abs(second - first)
-    if reached <= tie:
-        return 1.0
-    sizes = np.where(np.isfinite(swaps), abs(swaps + noise), np.inf)
-
-    def counted(size: float) -> float:
-        beyond, ties = np.count_nonzero(sizes > size + tie), np.count_nonzero(abs(sizes - size) <= tie)
-        return float(1 + beyond + ties / 2) / (1 + len(sizes))  # 1: what was seen itself, so that none is 0
-
-    rare = len(sizes) // _COUNTED
-    edge = float(np.partition(sizes, -rare)[-rare]) if rare else math.inf
-    if not edge < reached - tie:
-        return max(counted(reached), least_p(apart))  # below that, it would be by the chance of the draw
-    known = swaps[np.isfinite(swaps)]
-    judge, freedom = _judge_error(scores)
-    spread = max(math.hypot(float(np.sqrt(np.mean(known**2))), judge), error)
-    beyond = counted(edge) * tail(reached / spread, freedom) / tail(edge / spread, freedom) if spread > 0 else 0.0
-    without = float(np.mean(np.isinf(sizes)))
-    return max(min(counted(reached), max(beyond, without)), least_p(apart))
+    judge = _judge_error(scores)
+    return permutation_p(
+        second - first,
+        swaps.differences[:, pair],
+        scale=swaps.scale(pair, judge[0]),
+        noise=noise,
+        judge=judge,
+        error=error,
+        apart=int((base != other).any(axis=1).sum()),
+        tie=TIE * max(abs(first), abs(second)),
+    )
 
 
 def _judge_error(scores: Sequence[Array]) -> tuple[float, float]:

@@ -53,7 +53,9 @@ def test_what_swaps_can_count_is_counted() -> None:
             Counted(answers("x", (hard + shift + rng.normal(0, 1, 40)).tolist()), mean_of("x")) for shift in (0, 0.6)
         ]
         match = matched(*sides, higher_is_better=True)
-        swaps = swapped([(match.metric, match.base[0], match.other[0])], match.parts, resamples=500, seed=seed)
+        swaps = swapped(
+            [(match.metric, match.base[0], match.other[0])], match.parts, resamples=500, seed=seed
+        ).differences
         verdict = verdicts({0: match}, resamples=500, seed=seed)[0]
         assert verdict.difference is not None
         by_swaps = (1 + int(np.count_nonzero(abs(swaps) > abs(verdict.difference)))) / 501  # there are no ties

@@ -7,7 +7,8 @@ import pytest
 from numpy.random import Generator
 
 from leaderboards.statistics.resampling import CountsMetric
-from leaderboards.statistics.verdict import compare, interval
+from leaderboards.statistics.verdict import Matched, compare, interval, verdicts
+from tasks.metric import Metric
 from tests.leaderboards.records import CHAIR_I, MME, Records, captions, mme_answers
 
 
@@ -49,3 +50,29 @@ def test_false_alarms_are_rare_and_real_differences_found(answer: Callable[..., 
             finds += outcome(base, answer(rng, difficulty + 0.15), simulation) == "better"
     assert 2 <= alarms <= 14  # of 200, at the 5% level
     assert finds >= 25
+
+
+@pytest.mark.parametrize("apart", (0.0, 0.6))
+def test_models_that_are_better_in_different_categories_are_told_apart_as_seldom_and_found_as_often(
+    apart: float,
+) -> None:
+    """4 categories of 40 images, summed: one model is better in two of them, the other in two, by as much."""
+    rng, parts = np.random.default_rng(6), np.repeat(np.arange(4), 40)
+    metric = Metric(counts=lambda records: (), value=lambda sums: sums[..., 0] / 160)
+    opposite = np.array([apart, -apart, apart, -apart])[parts]
+    alarms = []
+    for truth in (0.0, 0.2):
+        matches = {
+            run: Matched(
+                base=[np.zeros((160, 1))],
+                other=[(opposite + truth + rng.normal(0, 1, 160))[:, None]],
+                metric=metric,
+                higher_is_better=True,
+                parts=parts,
+            )
+            for run in range(1000)
+        }
+        found = verdicts(matches, resamples=399, seed=1)
+        alarms.append(sum(test.outcome != "not separable" for test in found.values()))
+    assert 30 <= alarms[0] <= 70  # of 1,000, at the 5% level: three standard deviations
+    assert alarms[1] >= 650  # Student's t within categories finds 71%
