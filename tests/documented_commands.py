@@ -1,4 +1,4 @@
-"""The `harness` commands in README.md, CONTRIBUTING.md and docs/, as a reader would type them.
+"""The `harness` commands in README.md, CONTRIBUTING.md, docs/ and under `--help`, as a reader would type them.
 
 In a fenced block, a comment with "needs" says what a command needs that not everybody has: behind the command, or as a
 line of its own for all that follows in the block, up to the next such line.
@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from harness.cli.examples import EXAMPLES
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 _BLOCK: Final = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE)
 _PLACEHOLDER: Final = re.compile(r"[A-Z][A-Z_]*(\.\.\.)?")
+HELP: Final = "--help"
+"""The page of the examples under commands' help."""
 SHELL: Final = ("", "bash", "sh")
 
 
@@ -39,7 +43,7 @@ class Documented:
 
 def documented() -> list[Documented]:
     """All of them, page by page."""
-    return [one for page in PAGES for one in _of_page(page)]
+    return [*(one for page in PAGES for one in _of_page(page)), *_of_block(HELP, EXAMPLES)]
 
 
 def _of_page(page: Path) -> Iterator[Documented]:

@@ -1,5 +1,5 @@
-"""Every command in README.md, CONTRIBUTING.md and docs/ is one that the command line takes, and is run here, or stands
-beside a line that says what it needs.
+"""Every command in README.md, CONTRIBUTING.md, docs/ and under `--help` is one that the command line takes, and is run
+here, or stands beside a line that says what it needs.
 
 What is run, is run as it is written, but for SMALLER and for limits in the environment, in a folder that holds a small
 training run of the scenes world.
@@ -17,7 +17,7 @@ from typer._click.exceptions import ClickException, MissingParameter, UsageError
 from harness.cli.application import complete_options, run
 from harness.cli.lazy import COMMANDS, load_command
 from tasks.judges.ledger import Ledger
-from tests.documented_commands import PAGES, Documented, documented
+from tests.documented_commands import HELP, PAGES, Documented, documented
 from tests.harness.rated_scenes import write_rated_scenes
 
 RECIPE = """
@@ -69,6 +69,8 @@ def parse(words: list[str]) -> None:
     while hasattr(command, "commands"):
         if not rest:
             return
+        if rest[0].startswith("-"):
+            break
         if rest[0] not in command.commands:
             raise UsageError(f"no command {name} {rest[0]}")
         command, rest = command.commands[rest[0]], rest[1:]
@@ -81,7 +83,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("page", [page.name for page in PAGES])
+@pytest.mark.parametrize("page", (*(page.name for page in PAGES), HELP))
 def test_each_command_of_a_page_is_one_that_is_there(page: str) -> None:
     wrong = []
     for one in (one for one in COMMANDS_SHOWN if one.page == page):

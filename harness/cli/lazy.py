@@ -119,7 +119,7 @@ def load_command(name: str) -> Any:
     if name != "lm-eval":  # its options are another program's
         _add_verbosity(command)
         _add_format(command, name)
-        arrange(command)
+        arrange(command, name)
         _check_values_first(command, name)
     return command
 

@@ -6,15 +6,17 @@ is in the same panel in all commands.
 
 from typing import Any, Final
 
+from rich.markup import escape
 from typer.core import TyperOption
 
-MODEL, DATA, TRAINING, JUDGE, ENGINE, OUTPUT, ADVANCED = PANELS = (
-    *("Model", "Data", "Training", "Judge", "Engine", "Output", "Advanced"),
-)
+from harness.cli.examples import examples_of
+
+PANELS: Final = ("Model", "Data", "Training", "Judge", "Engine", "Output", "Advanced")
+MODEL, DATA, TRAINING, JUDGE, ENGINE, OUTPUT, ADVANCED = PANELS
 
 _NAMES: Final = {
     MODEL: "protocol baseline_model model_base vision lora",
-    DATA: "limit seed data partial_data images samples rows part rule source split references examples_of every kind",
+    DATA: "limit seed data partial_data images samples rows part rule source split references every kind",
     JUDGE: "ledger official_prompts judge_repeats judge_calibration human_labels",
     ENGINE: "full_answers fresh gpus workers ray slurm",
     OUTPUT: "out as_json dry_run yes output format html pictures source_url hub_task junit comment push public "
@@ -39,10 +41,13 @@ ALIASES: Final = {
 """Parameter -> other ways to write its option: lm-eval's."""
 
 
-def arrange(command: Any) -> None:
-    """Put the options of a command, and of those below it, into panels; let them be written with underscores, too."""
-    for inner in getattr(command, "commands", {}).values():
-        arrange(inner)
+def arrange(command: Any, words: str = "") -> None:
+    """Put the options of a command (its `words`), and of those below it, into panels, and examples under its help; let
+    options be written with underscores, too."""
+    for name, inner in getattr(command, "commands", {}).items():
+        arrange(inner, f"{words} {name}".strip())
+    if words and (lines := examples_of(words, group=hasattr(command, "commands"))):
+        command.epilog = escape("Examples:\n" + "\n".join(f"  {line}" for line in lines))
     command.context_settings.setdefault("help_option_names", ["--help", "-h"])
     options = [param for param in command.params if isinstance(param, TyperOption)]
     for option in options:

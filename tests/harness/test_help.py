@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from harness.cli.application import root_command, run
+from harness.cli.examples import examples_of
 from harness.cli.lazy import COMMANDS, load_command
 from harness.cli.panels import PANELS
 
@@ -77,3 +78,12 @@ def test_an_unknown_option_is_answered_with_each_similar_one_once(capsys: pytest
 def test_completion_belongs_to_the_program_and_not_to_its_groups() -> None:
     assert "install_completion" in {param.name for param in root_command().params}
     assert not any("install_completion" in {param.name for param in command.params} for command in EVERY.values())
+
+
+def test_each_command_shows_two_examples(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown_by = {words: len(examples_of(words, group=hasattr(EVERY[words], "commands"))) for words in EVERY}
+    assert {words for words, count in shown_by.items() if count != 2} == {"train-arm"}  # which nobody calls
+    assert run(["tasks", "show", "-h"]) == 0
+    shown = capsys.readouterr().out
+    assert all(line in shown for line in examples_of("tasks show"))
