@@ -98,6 +98,10 @@ class TaskSpec:
     """The part of an answer that decides, where `decided` gives a rule."""
     next_token: str | None = None
     """The function from a document to the next tokens that are compared, and the true one: a dotted name."""
+    categories: tuple[str, ...] = ()
+    """Fields of a document that say of which category it is, from which a limit draws evenly."""
+    together: tuple[str, ...] = ()
+    """Fields that documents which are scored together share; empty: each stands for itself."""
     guards: Mapping[str, Mapping[str, float]]
     """Metric -> what must not become worse while it improves, and how far it may (see `tasks.guards`)."""
     shortest: Mapping[str, int]
@@ -324,6 +328,8 @@ def _read_task(fields: Fields) -> TaskSpec:
         decided=metadata.text("decided") if "decided" in metadata.values else None,
         reads=_read_part(metadata) if "reads" in metadata.values else None,
         next_token=metadata.text("next_token") if "next_token" in metadata.values else None,
+        categories=metadata.texts("categories") if "categories" in metadata.values else (),
+        together=metadata.texts("together") if "together" in metadata.values else (),
         guards=_read_checked(read_guards, metadata, metrics),
         shortest=_read_checked(read_shortest, metadata, metrics),
         published=_read_published(metadata, metrics),

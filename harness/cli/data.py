@@ -34,7 +34,7 @@ def data_check_command(
     from support.stages import Stages
     from tasks.registry import registry
 
-    chosen = expand(tasks, default=",".join(registry().tasks))
+    chosen = expand(tasks or list(registry().tasks))
     check_data(data.paths, chosen)
     with Stages():
         found = [look_at(task, data.paths, partial=data.partial) for task in chosen]

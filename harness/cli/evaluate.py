@@ -339,12 +339,12 @@ def _print_price(judge: "Judge", tasks: "list[TaskSpec]", settings: EvalSettings
 
     if not isinstance(judge, OpenAIJudge):
         return OK
-    from harness.evaluation.generate import load_tasks
+    from harness.evaluation.generate import documents_drawn, load_tasks
 
     plans = []
     for task in tasks:
         if task.judged:
             loaded = load_tasks([task], data=settings.data, partial_data=True)[task.name]
-            docs = list(loaded.eval_docs)[: settings.limit]
+            docs = documents_drawn(loaded, settings.limit, settings.seed)
             plans.append(plan(judge, task, docs, supposed_answers(len(docs)), settings.judge_repeats))
     return print_judge_plans(plans)

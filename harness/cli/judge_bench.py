@@ -82,6 +82,7 @@ def bench_command(
     With --model no judge is asked: a pair is right if the chosen answer has the higher implicit DPO reward.
     """
     from harness.judge_bench.benches import bench_of
+    from tasks.draw import DRAWN
 
     if read is not None:
         return _end([_read_kept(read)], max_failed, as_json)
@@ -90,8 +91,8 @@ def bench_command(
     asked = replace(judge, name=judge_name)
     _check_options(context, asked.name, model, benches, samples, official_prompts)
     asked.check(context)
-    pairs = [(one, one.read(data.paths, data.partial)[:limit]) for one in benches]
-    facts = {"limit": str(limit)} if limit is not None else {}
+    pairs = [(one, _draw(one, one.read(data.paths, data.partial), limit, seed or 0)) for one in benches]
+    facts = {"limit": str(limit), DRAWN: f"evenly by category, seed {seed or 0}"} if limit is not None else {}
     if model is not None:
         specs = _find_models(model, reference)
         if dry_run:
@@ -103,6 +104,17 @@ def bench_command(
         return _print_plans(rater, pairs, words, as_json)
     results = [_ask(rater, one, own, words, facts) for one, own in pairs]
     return _end(results, max_failed, as_json, out)
+
+
+def _draw(bench: "PairBench", pairs: "list[Pair]", limit: int | None, seed: int) -> "list[Pair]":
+    """At most `limit` pairs, evenly from the benchmark's categories."""
+    from tasks.draw import draw_evenly
+
+    ids = [(pair.id,) for pair in pairs]
+    if limit is None or limit >= len(pairs):
+        return pairs
+    places = draw_evenly([(pair.category,) for pair in pairs], ids, ids, limit, f"{bench.name}/{seed}")
+    return [pairs[place] for place in places]
 
 
 def _read_kept(file: Path) -> "Result":

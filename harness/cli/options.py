@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from harness.cli.setting_options import OptionGroup, check_at_least, parse_pairs, refuse_given
-from support.errors import SettingError
+from support.errors import SettingError, UsageError
 from support.judge_names import SCENES, current_judge
 from support.settings import LARGEST_SEED, made, settings_of
 from tasks.judges.addresses import OPENAI, server_of
@@ -63,7 +63,7 @@ Limit = Annotated[
     int | None,
     typer.Option(
         callback=_check_limit,
-        help="Use at most this many documents of each task; results are marked as partial.",
+        help="Use at most N documents of each task, drawn evenly over its categories; results are marked as partial.",
         envvar="HARNESS_LIMIT",
     ),
 ]
@@ -248,11 +248,19 @@ DATA: Final = OptionGroup(
 )
 
 
-def expand(tasks: list[str] | None, default: str = "scenes") -> "list[TaskSpec]":
-    """The tasks of names that may be suites and may be separated by commas."""
+def expand(tasks: list[str] | None) -> "list[TaskSpec]":
+    """The tasks of names that may be suites and may be separated by commas; UsageError where there are none."""
     from tasks.registry import registry
 
-    return registry().expand(split_names(tasks or [default]))
+    known, names = registry(), split_names(tasks or [])
+    if names:
+        return known.expand(names)
+    first = [name for name in ("hallucination", "scenes") if name in known.groups]
+    suites = ", ".join([*first, *(name for name in known.groups if name not in first)])
+    raise UsageError(
+        f"--tasks is not given: name suites ({suites}) or tasks (`harness tasks` lists them), such as "
+        "--tasks hallucination, --tasks pope,mme, or --tasks scenes, which needs no data"
+    )
 
 
 def split_names(given: list[str]) -> list[str]:

@@ -67,12 +67,13 @@ def watch_command(
     from harness.evaluation.preflight import needs_of_servers, require_ready
     from harness.models.load import register
     from harness.models.spec import find
+    from harness.runs.run_folder import tasks_of_run
     from harness.runs.scoring_cost import scoring_words
     from harness.runs.scoring_queue import Scoring
     from harness.runs.watch import watch
     from leaderboards.board.board import Board
 
-    chosen = expand(tasks)
+    chosen = expand(tasks or tasks_of_run(folder))
     judge.check(context, any(task.judged for task in chosen))
     check_of_tasks(evaluation, asking, chosen)
     check_server(context, server)

@@ -271,7 +271,7 @@ def attention_share(
     data: Mapping[str, str] | None = None,
     answers: Mapping[str, str] | None = None,
 ) -> Attention:
-    """Attention of a SharedImageLM to the images of the first `limit` documents. InputError, DataError.
+    """Attention of a SharedImageLM to the images of `limit` documents. InputError, DataError.
 
     `name` is what tables call the model. `answers`: texts by document id, measured in place of the model's own, such as
     another model's, to measure both on the same words.

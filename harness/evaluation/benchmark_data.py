@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from harness.evaluation.generate import keep_loaded, load_tasks
+from harness.evaluation.generate import documents_drawn, keep_loaded, load_tasks
 from harness.models.hub import SECONDS, ask_hub
 from support.downloads import download
 from support.errors import BenchmarkDataError, Need
@@ -55,17 +55,18 @@ def look_at(
     *,
     partial: bool = False,
     limit: int | None = None,
+    seed: int = 0,
     keep: bool = False,
 ) -> DataStatus:
-    """Where a task's data are, with `data` as the user gave it; of pictures, those of the first `limit` documents.
-    `keep`: what was read is used by the run that comes next, in this process."""
+    """Where a task's data are, with `data` as the user gave it; of pictures, those of `limit` documents,
+    drawn by `seed`. `keep`: what was read is used by the run that comes next, in this process."""
     given = (data or {}).get(task.name) or stored(task.name)
     if task.data == "embedded":
         return DataStatus(task=task.name, where="in the package")
     if task.dataset != LOADER:
         return DataStatus(task=task.name, where=task.data)
     if given is not None:
-        status, loaded = _read(task, str(given), data or {}, partial, limit)
+        status, loaded = _read(task, str(given), data or {}, partial, limit, seed)
         if keep and loaded is not None:
             keep_loaded(task, loaded, data=data, partial_data=partial)
         return status
@@ -116,7 +117,7 @@ def _need_of(task: TaskSpec, why: str) -> Need:
 
 
 def _read(
-    task: TaskSpec, where: str, data: Mapping[str, str], partial: bool, limit: int | None
+    task: TaskSpec, where: str, data: Mapping[str, str], partial: bool, limit: int | None, seed: int
 ) -> tuple[DataStatus, Any]:
     """The status of local data, and the task with its documents; None where these can't be read."""
     try:
@@ -124,7 +125,7 @@ def _read(
     except BenchmarkDataError as error:
         why = str(error).removeprefix(f"{task.name}: ")
         return DataStatus(task=task.name, where=where, needs=(_need_of(task, why),)), None
-    docs = list(loaded.eval_docs)[:limit]
+    docs = documents_drawn(loaded, limit, seed)
     problems = [found for doc in docs if (found := problem_of(str(doc.get(IMAGE) or "")))]
     return DataStatus(task=task.name, where=where, documents=len(docs), lost=len(problems)), loaded
 

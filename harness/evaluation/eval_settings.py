@@ -31,6 +31,7 @@ from support.errors import SettingError
 from support.judge_names import current_judge
 from support.settings import LARGEST_SEED, check_integer
 from tasks.data_folder import VARIABLE, stored
+from tasks.draw import DRAWN, describe_draw
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.parameters import NOT_SETTABLE, not_settable
 from tasks.judges.protocol import Judge
@@ -56,9 +57,10 @@ class EvalSettings:
     """How models are scored on tasks."""
 
     limit: int | None = None
-    """Score at most this many documents of each task; results are marked as partial."""
+    """Score at most this many documents of each task, drawn evenly over its categories; results are
+    marked as partial."""
     seed: int = 0
-    """Random seed."""
+    """Random seed, which decides what a limit draws, too."""
     split: str | None = None
     """Split of generated test data, such as "tune"; default: the official one."""
     data: Mapping[str, str] = field(default_factory=dict)
@@ -92,10 +94,12 @@ class EvalSettings:
         return always | {name: value for name, value in found.items() if value}
 
     def facts_of_task(self, task: TaskSpec) -> dict[str, str]:
-        """The provenance of one task: the digest of what decides its scores, its data and its judge's prompts."""
+        """The provenance of one task: the digest of what decides its scores, its data, which of its documents a limit
+        draws, and its judge's prompts."""
         own = f"{VARIABLE}/{task.name}" if stored(task.name) else f"{task.data}@{task.revision}"
         data = self.data.get(task.name, own)
         facts = {"task": score_digest(task.path), SCHEME_FACT: SCHEME, "data": data}
+        facts |= {DRAWN: describe_draw(task, self.seed)} if self.limit is not None else {}
         return facts | ({"prompts": "official" if self.official_prompts else "own"} if task.judged else {})
 
 
@@ -211,7 +215,7 @@ def on_board(
 
     def key(task: str, version: str, judge: str | None, facts: Mapping[str, str]) -> tuple[str | None, ...]:
         asked = digest_of_protocol(facts.get(PROTOCOL)), facts.get(SUFFIX, "")
-        return task, version, judge, *(facts.get(name) for name in ("task", "data", "prompts")), *asked
+        return task, version, judge, *(facts.get(name) for name in ("task", "data", "prompts", DRAWN)), *asked
 
     there = {
         key(entry.task, entry.version, _without_missing(entry.judge), {**entry.provenance, "data": data})

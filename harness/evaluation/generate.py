@@ -15,6 +15,7 @@ from leaderboards.board.earlier_digests import earliest_digest
 from support.errors import ModelError, TaskError, one_line
 from support.images import image_digest
 from tasks.data_folder import stored
+from tasks.draw import draw
 from tasks.hub_data import facts_of
 from tasks.registry import FOLDER, TaskSpec, registry
 from tasks.score_digest import score_digest
@@ -78,14 +79,29 @@ def _load_anew(
     return dict(manager.load(names)["tasks"])
 
 
-def requests_of(loaded: Any, lm: "LM", limit: int | None, system: str = "") -> "list[Instance]":
-    """A task's requests to `lm`, one a document, as lm-eval builds them; `system` is a message before each."""
+def drawn_from(loaded: Any, limit: int | None, seed: int) -> list[int] | None:
+    """Which documents of one of lm-eval's tasks a limit asks; None: all. A task that is none of ours: the first."""
+    if limit is None:
+        return None
+    docs, known = loaded.eval_docs, registry().tasks.get(loaded.config.task)
+    return list(range(min(limit, len(docs)))) if known is None else draw(known, docs, limit, seed)
+
+
+def documents_drawn(loaded: Any, limit: int | None, seed: int) -> list[Any]:
+    """The documents that a limit asks, in their order."""
+    places, docs = drawn_from(loaded, limit, seed), loaded.eval_docs
+    return list(docs) if places is None else [docs[place] for place in places]
+
+
+def requests_of(loaded: Any, lm: "LM", limit: int | None, system: str = "", *, seed: int = 0) -> "list[Instance]":
+    """A task's requests to `lm`, one a document, as lm-eval builds them; `system` is a message before each, and
+    `seed` decides which documents a limit asks."""
     if loaded.get_config("num_fewshot") is None:
         loaded.set_config(key="num_fewshot", value=0)
     loaded.set_fewshot_seed(seed=0)
     try:
         loaded.build_all_requests(
-            limit=limit,
+            samples=drawn_from(loaded, limit, seed),
             rank=0,
             world_size=1,
             system_instruction=system or None,
@@ -106,15 +122,15 @@ def requests_of(loaded: Any, lm: "LM", limit: int | None, system: str = "") -> "
 def generate(
     lm: "LM", loaded: Mapping[str, Any], *, limit: int | None, seed: int, system: str = ""
 ) -> dict[str, list[Generated]]:
-    """The LM's answers to the first `limit` documents of each task, from one call with all requests; `system` is a
-    message before each question."""
+    """The LM's answers to `limit` documents of each task, drawn by `seed`, from one call with all requests; `system`
+    is a message before each question."""
     import numpy as np
     import torch
 
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    requests = {name: requests_of(task, lm, limit, system) for name, task in loaded.items()}
+    requests = {name: requests_of(task, lm, limit, system, seed=seed) for name, task in loaded.items()}
     answers = iter(lm.generate_until([request for found in requests.values() for request in found]))
     return {
         name: [

@@ -46,9 +46,8 @@ def require_ready(
 def find_needs(tasks: Sequence[TaskSpec], settings: EvalSettings, *, most_lost: float = LOST) -> list[Need]:
     """What is missing of the tasks' data."""
     keep = settings.split is None
-    found = [
-        look_at(task, settings.data, partial=settings.partial_data, limit=settings.limit, keep=keep) for task in tasks
-    ]
+    asked: Any = {"partial": settings.partial_data, "limit": settings.limit, "seed": settings.seed, "keep": keep}
+    found = [look_at(task, settings.data, **asked) for task in tasks]
     return [need for status in found for need in (*status.needs, *_lost_pictures(status, most_lost))]
 
 

@@ -104,6 +104,15 @@ def claim(folder: Path, recipe: "PreferenceRecipe | PretrainingRecipe", limit: i
         )
 
 
+def tasks_of_run(folder: Path) -> list[str]:
+    """The tasks that a run of ours is scored on; none where the folder is of no such run."""
+    try:
+        found = parse_json((folder / CLAIM).read_text(encoding="utf-8"))["recipe"]["tasks"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
 def keep_own_scoring(folder: Path, recipe: R) -> R:
     """The recipe, with as many checkpoints to score as the folder's run began with if it differs in nothing else, such
     as a run of a recipe's earlier version."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.find_boards import boards_in
-from harness.evaluation.generate import load_tasks
+from harness.evaluation.generate import documents_drawn, load_tasks
 from harness.evaluation.judge_cost import plan, supposed_answers
 from harness.models.provenance import environment
 from harness.runs.scoring_queue import Scoring
@@ -188,7 +188,7 @@ def _cost_of_task(
     docs = None
     if is_here and (asks or task.rows is None or task.name in settings.data):
         loaded = load_tasks([task], split=settings.split, data=settings.data, partial_data=settings.partial_data)
-        docs = list(loaded[task.name].eval_docs)[: settings.limit]
+        docs = documents_drawn(loaded[task.name], settings.limit, settings.seed)
     questions = task.rows if docs is None else len(docs)
     if questions is not None and settings.limit is not None:
         questions = min(questions, settings.limit)

@@ -109,7 +109,9 @@ def docs(dataset: "Dataset") -> "Dataset":
         rows = [rotated for row in rows for rotated in rotations(row)]
     elif told := describe_rotations(rows):
         log.warning("mmbench: %s", told)
-    return Dataset.from_list([{**row, "id": str(row["index"])} for row in rows])
+    return Dataset.from_list(
+        [{**row, "id": str(row["index"]), "question_number": int(row["index"]) % ROTATION} for row in rows]
+    )
 
 
 def rotations(row: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -21,7 +21,12 @@ HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
         (["eval"], "Missing option '--model'"),
         (["eval", "--model", "scenes-bas"], "did you mean 'scenes-base'?"),
         (["eval", "--model", "scenes-base", "--tasks", "scene"], "did you mean 'scenes'?"),
-        (["eval", "--model", "scenes-base", "--judge", "gpt"], "judge 'gpt': set OPENAI_API_KEY, or name its server"),
+        (
+            ["eval", "--model", "scenes-base", "--tasks", "scenes", "--judge", "gpt"],
+            "judge 'gpt': set OPENAI_API_KEY, or name its server",
+        ),
+        (["eval", "--model", "scenes-base"], "--tasks is not given: name suites (hallucination, scenes,"),
+        (["watch", "."], "--tasks is not given"),
         (["eval", "--model", "scenes-base", "--limit", "0"], "--limit 0: must be at least 1"),
         (["train-then-eval", "scenes-dmo"], "did you mean 'scenes-demo'?"),
         (["train", "scenes-demo"], "train-then-eval scenes-demo"),
@@ -53,7 +58,10 @@ def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
-    assert cli.run(["eval", "--model", str(tmp_path), "--limit", "2", "--out", str(tmp_path / "run")]) == 1
+    assert (
+        cli.run(["eval", "--model", str(tmp_path), "--tasks", "scenes", "--limit", "2", "--out", str(tmp_path / "run")])
+        == 1
+    )
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith(f"harness: {tmp_path.as_posix()}: can't be loaded: no model.safetensors")
 
@@ -74,7 +82,11 @@ def test_tasks_and_models_are_listed_for_people_and_machines(capsys: pytest.Capt
 
 @pytest.mark.parametrize(
     "arguments",
-    (["train-then-eval", "scenes-demo"], ["train", "scenes-base"], ["eval", "--model", "scenes-base"]),
+    (
+        ["train-then-eval", "scenes-demo"],
+        ["train", "scenes-base"],
+        ["eval", "--model", "scenes-base", "--tasks", "scenes"],
+    ),
     ids=str,
 )
 def test_a_dry_run_touches_nothing(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from harness.engine.config import EngineConfig
 from harness.evaluation.entries import Evaluation
 from harness.evaluation.eval_settings import EvalSettings, on_board
 from harness.evaluation.evaluate import evaluate
+from harness.evaluation.generate import drawn_from, load_tasks
 from harness.models.spec import ModelSpec, find
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
@@ -156,11 +157,12 @@ def test_plain_lm_eval_gives_the_same_scores_and_leaves_what_needs_a_judge_unsco
     def answer(scene: Scene, question: str) -> str:
         return "yes" if len(scene.things) % 2 else truth(scene, question)
 
+    loaded = load_tasks(registry().expand(["scenes_pope", "scenes_chair", "scenes_mmhal"]))
     found = simple_evaluate(
         model=scripted(answer),
         tasks=["scenes_pope", "scenes_chair", "scenes_mmhal"],
         task_manager=TaskManager(include_path=str(FOLDER), include_defaults=False),
-        limit=40,
+        samples={task: drawn_from(loaded[task], 40, 0) for task in loaded},
         apply_chat_template=True,
         bootstrap_iters=0,
     )

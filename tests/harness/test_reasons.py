@@ -29,7 +29,7 @@ MODEL = "gpt-4o-2024-11-20"
 def evaluated(server: Any, tmp_path: Path) -> Callable[..., int]:
     """`harness eval` of a model behind the server, one call at a time, each tried once."""
 
-    def evaluated(*more: str, tasks: str = "scenes_pope", limit: int = 16) -> int:
+    def evaluated(*more: str, tasks: str = "scenes_mme", limit: int = 16) -> int:
         command = ["eval", "--model", f"openai:{MODEL}", "--model-url", server.url, "--ledger", str(tmp_path / "l")]
         command += ["--tasks", tasks, "--limit", str(limit), "--out", str(tmp_path / "run")]
         return run([*command, "--model-set", "concurrency=1", "--model-set", "attempts=1", *more])
@@ -57,11 +57,11 @@ def test_reasons_are_in_the_lines_the_json_the_entries_the_log_and_the_ledger(
     assert evaluated("--json") == LOSSY
     said = capsys.readouterr()
     wrong = r"status 413: Something is wrong \(4, such as [^)]+\), content filter \(2, such as [^)]+\)"
-    assert re.search(f"harness: scenes_pope: 11 of 16 failed: {wrong}", said.err)
+    assert re.search(f"harness: scenes_mme: 11 of 16 failed: {wrong}", said.err)
     assert "what failed is asked again by: harness eval" in said.err  # one of them was the server's trouble
     found = json.loads(said.out)
     for entry in found["entries"]:
-        assert f"harness: scenes_pope: 11 of 16 failed: {entry['provenance']['failures']}\n" in said.err
+        assert f"harness: scenes_mme: 11 of 16 failed: {entry['provenance']['failures']}\n" in said.err
     board = Board(tmp_path / "run" / "board")
     samples = {sample.id: sample.reason for sample in board.samples(board.entries()[0].run)}
     reasons = list(samples.values())
@@ -70,7 +70,7 @@ def test_reasons_are_in_the_lines_the_json_the_entries_the_log_and_the_ledger(
     assert sorted(kept) == sorted(filter(None, reasons))
     listed = {why["reason"]: (why["count"], samples[why["example"]]) for why in found["reasons"]}
     assert listed == {why: (count, why) for why, count in Counter(filter(None, reasons)).items()}
-    assert {(why["model"], why["task"]) for why in found["reasons"]} == {(f"openai:{MODEL}", "scenes_pope")}
+    assert {(why["model"], why["task"]) for why in found["reasons"]} == {(f"openai:{MODEL}", "scenes_mme")}
 
 
 def test_the_ledger_shows_which_questions_have_no_reply_by_reason_with_one_of_each(
@@ -84,13 +84,13 @@ def test_the_ledger_shows_which_questions_have_no_reply_by_reason_with_one_of_ea
     assert run([*command, "--json"]) == OK
     rows = json.loads(capsys.readouterr().out)["failures"]
     shown = [(row["task"], row["judge"], row["reason"], row["count"]) for row in rows]
-    task = "scenes_pope (answers)"
+    task = "scenes_mme (answers)"
     assert shown == [(task, MODEL, "refusal", 2), (task, MODEL, "status 413: Something is wrong", 1)]
     assert "I can't." in rows[0]["example"]["answer"]  # it was paid for, and is kept
     assert rows[1]["example"]["answer"] == ""
     assert run(command) == OK
     table = capsys.readouterr().out
-    assert table.count("scenes_pope (answers)") == 2
+    assert table.count("scenes_mme (answers)") == 2
     assert rows[0]["example"]["key"][:12] in table
     server.faults = []
     evaluated("--model-set", "retry_unread=true")
@@ -107,7 +107,7 @@ def test_what_will_fail_again_is_not_said_to_be_asked_again(
     assert evaluated("--max-failed", "0.5") == OK
     said = capsys.readouterr().err
     reasons = r"status 413: Something is wrong \(1, such as [^)]+\), refusal \(1, such as [^)]+\)"
-    assert re.search(f"warning: scenes_pope: 3 of 16 failed: {reasons}", said)
+    assert re.search(f"warning: scenes_mme: 3 of 16 failed: {reasons}", said)
     assert "asked again" not in said
 
 

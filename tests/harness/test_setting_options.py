@@ -13,7 +13,8 @@ from harness.cli.lazy import COMMANDS, load_command
 
 def plan(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What a dry run of `eval` prints: model, tasks and folder."""
-    assert cli.run(["eval", *arguments, "--dry-run"]) == 0
+    tasks = [] if any(word in arguments for word in ("--tasks", "--config")) else ["--tasks", "scenes"]
+    assert cli.run(["eval", *arguments, *tasks, "--dry-run"]) == 0
     return capsys.readouterr().out
 
 
@@ -30,7 +31,7 @@ def write(path: Path, text: str) -> list[str]:
 def test_the_command_line_wins_over_the_environment_that_over_the_file_and_that_over_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = write(tmp_path / "x.toml", '[eval]\nmodel = ["scenes-base"]\nout = "from-file"\n')
+    file = write(tmp_path / "x.toml", '[eval]\nmodel = ["scenes-base"]\ntasks = ["scenes"]\nout = "from-file"\n')
     assert "into from-file;" in plan(file, capsys)
     assert "into runs/eval;" in plan(["--model", "scenes-base"], capsys)
     monkeypatch.setenv("HARNESS_OUT", "from-environment")
@@ -106,7 +107,8 @@ def test_the_gate_and_whole_runs_read_files_too(tmp_path: Path, capsys: pytest.C
 def test_an_option_without_effect_is_refused_by_name(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert said in refused(["eval", "--model", "scenes-base", *arguments, "--dry-run"], capsys)
+    tasks = [] if "--tasks" in arguments else ["--tasks", "scenes"]
+    assert said in refused(["eval", "--model", "scenes-base", *tasks, *arguments, "--dry-run"], capsys)
 
 
 def test_the_environment_is_for_all_commands_and_may_have_no_effect_on_some(

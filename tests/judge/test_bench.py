@@ -165,7 +165,7 @@ def test_the_majority_of_the_verdicts_counts(server: Any, tmp_path: Path, capsys
 def test_without_a_verdict_a_pair_is_left_out_and_the_exit_code_tells(
     server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    silent = {pair.question + pair.chosen for pair in read_scenes({})[:15]}
+    silent = {pair.question + pair.chosen for pair in read_scenes({})[::12]}
 
     def reply(request: dict[str, Any]) -> str:
         data = data_of(text_in(request))
@@ -181,7 +181,7 @@ def test_without_a_verdict_a_pair_is_left_out_and_the_exit_code_tells(
 
 
 def test_a_failed_call_is_no_verdict(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spoiled = {pair.rejected for pair in read_scenes({})[:30]}
+    spoiled = {pair.rejected for pair in read_scenes({})[::2]}
 
     def answer(request: dict[str, Any]) -> tuple[int, Any]:
         if data_of(text_in(request))["answer_1"] in spoiled:
