@@ -82,7 +82,6 @@ def bench_command(
     With --model no judge is asked: a pair is right if the chosen answer has the higher implicit DPO reward.
     """
     from harness.judge_bench.benches import bench_of
-    from tasks.draw import DRAWN
 
     if read is not None:
         return _end([_read_kept(read)], max_failed, as_json)
@@ -92,7 +91,7 @@ def bench_command(
     _check_options(context, asked.name, model, benches, samples, official_prompts)
     asked.check(context)
     pairs = [(one, _draw(one, one.read(data.paths, data.partial), limit, seed or 0)) for one in benches]
-    facts = {"limit": str(limit), DRAWN: f"evenly by category, seed {seed or 0}"} if limit is not None else {}
+    facts = _facts_of_limit(limit, seed or 0)
     if model is not None:
         specs = _find_models(model, reference)
         if dry_run:
@@ -104,6 +103,12 @@ def bench_command(
         return _print_plans(rater, pairs, words, as_json)
     results = [_ask(rater, one, own, words, facts) for one, own in pairs]
     return _end(results, max_failed, as_json, out)
+
+
+def _facts_of_limit(limit: int | None, seed: int) -> dict[str, str]:
+    from tasks.draw import DRAWN
+
+    return {} if limit is None else {"limit": str(limit), DRAWN: f"evenly by category, seed {seed}"}
 
 
 def _draw(bench: "PairBench", pairs: "list[Pair]", limit: int | None, seed: int) -> "list[Pair]":
