@@ -217,4 +217,4 @@ def _find_model(model: Model) -> Iterator[tuple[ModelSpec, str]]:
             yield find(folder), type(loaded).__name__
     else:
         spec = find(str(model))
-        yield spec, Path(model).as_posix() if Path(model).is_dir() else spec.name
+        yield spec, spec.name

@@ -23,6 +23,8 @@ class CheckOptions:
     """The board to compare with, or the JSON file of one run."""
     board: Path | None = None
     """The board (or run) with the new results; default with --model: the baseline."""
+    name: str | None = None
+    """Compare the model of this name alone, which it has on both sides; default: each of the baseline's names."""
     model: str | None = None
     """The model of the new results; default: the baseline's names."""
     baseline_model: str | None = None
@@ -46,6 +48,10 @@ class CheckOptions:
             raise UsageError(
                 "--model and --baseline-model go together: the new results' model and the one it is held against"
             )
+        if self.name is not None and self.model is not None:
+            raise UsageError("--name is for a model of one name on both sides, --model and --baseline-model for two")
+        if self.name is not None and self.board is None:
+            raise UsageError(f"--name {self.name!r} would be compared with itself: give --board, with the new results")
         if ANY in self.require_better:
             raise UsageError("--require-better: name the TASK or TASK.METRIC that must be better")
         check_target("--junit", self.junit)
@@ -81,6 +87,8 @@ def check_command(*, asked: CheckOptions) -> int:
 
     asked.check()
     models = (asked.baseline_model, asked.model) if asked.baseline_model and asked.model else None
+    if asked.name is not None:
+        models = asked.name, asked.name
     result = check_boards(
         asked.baseline,
         asked.board,

@@ -3,6 +3,7 @@
 import json
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from harness.models.chat_settings import acts_on_served
 from harness.serving.adapters import needs_of_usable
 from harness.serving.settings import ServerSettings
 from support.errors import OK, Need, NotReady, SettingError, UsageError
+from support.markdown import line
 from support.parsing import parse_json
 from support.processes import world_size
 from support.secrets import redact
@@ -182,6 +184,11 @@ Models = Annotated[
     ),
 ]
 
+Names = Annotated[
+    list[str] | None,
+    typer.Option(help="What boards call the model, in place of its name or folder; one for each --model, in order."),
+]
+
 
 @with_settings(
     config="eval", run=RUN, settings=EVALUATION, models=MODEL, server=SERVER, engine=ENGINE, judge=JUDGE.but("repeats")
@@ -189,6 +196,7 @@ Models = Annotated[
 def eval_command(
     context: typer.Context,
     model: Models,
+    name: Names = None,
     tasks: Tasks = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -204,8 +212,9 @@ def eval_command(
 
     Adapters of one base model are scored one after the other, with the base loaded once.
     """
-    specs = _find_models(context, model, models)  # a wrong one is told before torch is imported
+    specs = _find_models(context, model, models, name or [])  # a wrong one is told before torch is imported
 
+    from harness.evaluation.find_boards import known_as
     from harness.evaluation.make_judge import check_judge
     from harness.evaluation.preflight import needs_of_servers
     from harness.evaluation.score_models import ModelScorer
@@ -225,17 +234,16 @@ def eval_command(
         named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in specs)
         print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], run.out)
         return _print_price(rater, chosen, settings)
-    named_specs = [
-        (Path(given).as_posix() if Path(given).is_dir() else spec.name, replace(spec, strict=run.strict))
-        for given, spec in zip(model, specs, strict=True)
-    ]
+    board = Board(run.out / "board")
+    there = () if name else {entry.model for entry in board.entries()}
+    named_specs = [(known_as(spec.name, there) or spec.name, replace(spec, strict=run.strict)) for spec in specs]
     needs = [*_find_needs(chosen, rater, settings, specs, run.max_failed), *needs_of_servers(server, rater)]
     scorer = ModelScorer(
         tasks=chosen,
         judge=rater,
         settings=settings,
         engine=engine,
-        board=Board(run.out / "board"),
+        board=board,
         server=None if server is None else ServerHost(settings=server, folder=run.out / "servers"),
         adapters=needs_of_usable(spec.adapter for spec in specs if spec.adapter is not None),
         ledger=judge.ledger,
@@ -310,12 +318,31 @@ def _engine_of_served(context: typer.Context, engine: EngineConfig) -> EngineCon
     return replace(engine, **defaults | {"overrides": overrides})
 
 
-def _find_models(context: typer.Context, names: list[str], models: ModelOptions) -> "list[ModelSpec]":
+def _find_models(context: typer.Context, names: list[str], models: ModelOptions, rows: list[str]) -> "list[ModelSpec]":
+    """The models, with the names that their rows are given."""
     if len(names) > 1 and models.path is not None:
         raise UsageError("--model-path is for one model; name folders by --model")
     if len(names) > 1 and world_size() > 1:
         raise UsageError("several processes score one model a call: name one --model under torchrun")
-    return [models.find(context, name) for name in names]
+    found = [models.find(context, name) for name in names]
+    servers = {(spec.url, spec.key) for spec in found if spec.backend == "openai"}
+    if models.key is not None and len({url for url, _ in servers}) > 1:
+        raise UsageError("--model-key-env is for one server, and these models are on several: score them one by one")
+    return name_rows(found, rows)
+
+
+def name_rows(specs: "list[ModelSpec]", rows: list[str]) -> "list[ModelSpec]":
+    """The models under the names of `--name`; UsageError where these are not one for each, or not distinct."""
+    if rows and len(rows) != len(specs):
+        raise UsageError(f"--name is given {len(rows)} times for {len(specs)} models: one for each --model, in order")
+    for row in rows:
+        if not row.strip() or row != line(row) or row != row.strip():
+            raise UsageError(f"--name {row!r}: must be one line of text, without spaces around it")
+    named = [replace(spec, name=row) for spec, row in zip(specs, rows, strict=True)] if rows else specs
+    again = [name for name, times in Counter(spec.name for spec in named).items() if times > 1]
+    if again:
+        raise UsageError(f"{again[0]!r} is the name of several of these models; give each a name of its own by --name")
+    return named
 
 
 def _read_calibration(path: Path | None) -> dict[str, str]:

@@ -20,7 +20,9 @@ def families_command(
     url: Annotated[
         str | None, typer.Option("--judge-url", help="URL of its server, which is asked what it is.")
     ] = None,
-    key: Annotated[str | None, typer.Option("--judge-key", help="Environment variable with that server's key.")] = None,
+    judge_key_env: Annotated[
+        str | None, typer.Option("--judge-key-env", help="Environment variable with that server's key.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Show which parameters a model takes: with others it is not asked, and settings of them are refused."""
@@ -35,8 +37,8 @@ def families_command(
     if has_prefix(model):
         prefix, _, model = model.partition(":")
         kind = f"{prefix}:"
-    elif url is not None or key is not None or os.environ.get(BASE_URL):
-        server = server_of(url, name=model, role="judge", variable=key)
+    elif url is not None or judge_key_env is not None or os.environ.get(BASE_URL):
+        server = server_of(url, name=model, role="judge", variable=judge_key_env)
         host, kind = host_of(server.url), kind_of(server, model)
     takes = capabilities_of(model, host, kind)
     shown = _in_words(takes)

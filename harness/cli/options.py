@@ -107,7 +107,7 @@ class JudgeOptions(JudgeSettings):
 
     def check(self, context: typer.Context, judged: bool = True) -> None:
         """SettingError for an option that was given and has no effect with this judge, or without judged tasks."""
-        own = ("url", "key", "budget", "known_as", "batch", "serve", "serve_set", "set", "repeats")
+        own = ("url", "key_env", "budget", "known_as", "batch", "serve", "serve_set", "set", "repeats")
         options = [f"judge_{name}" for name in (*own, *(setting.name for setting in settings_of(JudgeSettings)))]
         if not judged:
             refuse_given(context, ["judge", *options], "no chosen task needs a judge")
@@ -118,7 +118,7 @@ class JudgeOptions(JudgeSettings):
         if self.serve is None:
             refuse_given(context, ["judge_serve_set"], "--judge-serve is not given")
         else:
-            served = [f"judge_{name}" for name in ("url", "key", "budget", "known_as", "batch")]
+            served = [f"judge_{name}" for name in ("url", "key_env", "budget", "known_as", "batch")]
             refuse_given(context, served, "the judge's server is started for this run")
 
     def judge_settings(self) -> JudgeSettings:
@@ -168,7 +168,7 @@ JUDGE: Final = OptionGroup(
     panel="Judge",
     table="judge",
     prefix="judge",
-    names={"name": "judge", "ledger": "ledger", "settings": "judge_set"},
+    names={"name": "judge", "key": "judge_key_env", "ledger": "ledger", "settings": "judge_set"},
 )
 
 
@@ -179,7 +179,7 @@ class ModelOptions:
     path: Path | None = None
     """Folder with the model's weights, or an adapter, instead of the hub."""
     base: str | None = None
-    """Model that an adapter goes on, in place of the one that its files name: a name, a folder or a hub id."""
+    """Model that an adapter goes on, in place of the one that its files name: a name, a folder or a hub id (--base)."""
     url: str | None = None
     """URL of the server of an openai: model; default: OPENAI_BASE_URL, else OpenAI."""
     key: str | None = None
@@ -207,13 +207,17 @@ class ModelOptions:
             if url is not None or self.key is not None:
                 server_of(OPENAI if url is None else url, name=name, variable=self.key)  # a wrong one is told at once
             return replace(spec, url=url, key=self.key, version=self.version)
-        served = ("model_url", "model_key", "model_version")
+        served = ("model_url", "model_key_env", "model_version")
         refuse_given(context, served, f"{name} runs here, not behind a server; name a served one as openai:ID")
         return replace(spec, remote_code=self.trust_remote_code, base=self.base)
 
 
 MODEL: Final = OptionGroup(
-    kind=ModelOptions, panel="Model", table="engine", prefix="model", names={"trust_remote_code": "trust_remote_code"}
+    kind=ModelOptions,
+    panel="Model",
+    table="engine",
+    prefix="model",
+    names={"key": "model_key_env", "trust_remote_code": "trust_remote_code"},
 )
 
 

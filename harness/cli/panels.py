@@ -37,8 +37,11 @@ ALIASES: Final = {
     "batch_size": ("-b",),
     "out": ("-o", "--output_path"),
     "model": ("-M",),
+    "model_base": ("--base",),
+    "model_key_env": ("--model-key",),
+    "judge_key_env": ("--judge-key",),
 }
-"""Parameter -> other ways to write its option: lm-eval's."""
+"""Parameter -> other ways to write its option: lm-eval's, and shorter ones."""
 
 
 def arrange(command: Any, words: str = "") -> None:

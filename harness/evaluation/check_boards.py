@@ -1,8 +1,9 @@
 """The regression gate for boards on disk: new results compared with a baseline."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from harness.evaluation.find_boards import log_skipped, metric_of
+from harness.evaluation.find_boards import known_as, log_skipped, metric_of
 from harness.evaluation.guards import guards_of
 from harness.evaluation.rescore import rescore
 from leaderboards.gate.gate import GateSettings, check
@@ -29,9 +30,13 @@ def check_boards(
             raise UsageError(
                 f"--model and --baseline-model are both {models[1]!r}, which would be compared with itself"
             )
-        for option, name, side in zip(("--baseline-model", "--model"), models, (old, new), strict=True):
+        options = ("--name", "--name") if models[0] == models[1] else ("--baseline-model", "--model")
+        found = []
+        for option, name, side in zip(options, models, (old, new), strict=True):
             known = list(dict.fromkeys(entry.model for entry in side.entries))
+            found.append(known_as(name, known) or name)
             # A file that could not be read may hold the named model.
-            if known and name not in known and not side.skipped:
+            if known and found[-1] not in known and not side.skipped:
                 raise UsageError(f"{option} {name!r}: no such model{did_you_mean(name, known)}")
+        settings = replace(settings, models=(found[0], found[1]))
     return check(old, new, metrics=metric_of, guards=guards_of, settings=settings, rescore=rescore)

@@ -80,14 +80,26 @@ def log_skipped(skipped: Iterable[tuple[Path, str]]) -> None:
         log.info(line(f"skipped {path}: {why}"))
 
 
+def known_as(given: str, models: Iterable[str]) -> str | None:
+    """The one of these models' names that was meant: itself, or the same folder, however it is spelled."""
+    known = set(models)
+    if given in known:
+        return given
+    try:
+        here = Path(given).expanduser().resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):  # no path, or of nobody's home
+        return None
+    return next((name for name in sorted(known) if Path(name).name == here.name and Path(name).resolve() == here), None)
+
+
 def find_models(names: Iterable[str], boards: Sequence[Board], *, partial: bool = False) -> list[GateSource]:
     """The scores of each name: a model on the boards, or a path of a board or of a run's JSON file."""
     entries, samples = [entry for board in boards for entry in current_entries(board, partial)], loader_of(boards)
     models = list(dict.fromkeys(entry.model for entry in entries))
     found = []
     for name in names:
-        if name in models:
-            own = [entry for entry in entries if entry.model == name]
+        if (known := known_as(name, models)) is not None:
+            own = [entry for entry in entries if entry.model == known]
             found.append(GateSource(entries=own, samples=samples))
         elif name and Path(name).exists():
             found.append(source(Path(name), partial=partial))

@@ -16,7 +16,7 @@ from harness.evaluation.make_judge import check_judge
 from harness.models.disk_use import DiskUse, needs_of_room, use_of
 from harness.models.fetch import cached
 from harness.models.hub import SECONDS, ask_hub
-from harness.models.spec import BASE_OPTION, ModelSpec
+from harness.models.spec import ModelSpec, copy_option
 from harness.serving.served_judge import ServedJudge
 from harness.serving.settings import ServerSettings
 from support.errors import Need, NoJudgeError, NotReady, ServerError, SettingError
@@ -116,7 +116,7 @@ def needs_of_models(models: Sequence[ModelSpec]) -> list[Need]:
 
 
 def _needs_of_weights(spec: ModelSpec) -> Iterator[Need]:
-    option = "--model-path FOLDER" if spec.adapter is None else f"{BASE_OPTION} FOLDER"
+    option = f"{copy_option(spec)} FOLDER"
     if spec.needs:
         yield Need(what=f"weights of {spec.name}", why=f"it needs {spec.needs}", command=option)
         return

@@ -94,7 +94,7 @@ def _find_named(
         return NamedBase(name=name, revision=revision)
     path, here = Path(name), folder.resolve()
     if name.startswith(("./", "../")) and holds_weights(here / path):
-        return NamedBase(name=_show(here / path), outside=is_outside(here / path, here, name))
+        return NamedBase(name=name_of_folder(here / path), outside=is_outside(here / path, here, name))
     if path.is_absolute():
         places = {path: name} | ({here / near: near} if near else {})
     else:
@@ -106,7 +106,7 @@ def _find_named(
     }
     for place in sorted(found, key=lambda place: found[place]):
         as_written = near is None and holds_weights(path) and place.resolve() == path.resolve()
-        shown = name if as_written else _show(place)  # boards know bases as they were written
+        shown = name if as_written else name_of_folder(place)  # boards know bases as they were written
         if not found[place] or not re.search(HUB_CACHE, name):
             return NamedBase(name=shown, outside=found[place])
     if (cached := re.search(HUB_CACHE, name)) is not None:
@@ -128,7 +128,8 @@ def is_outside(place: Path, here: Path, name: str) -> bool:
     return from_hub or not (Path(name).is_absolute() and place.stat().st_uid == os.geteuid())
 
 
-def _show(place: Path) -> str:
-    """A folder as people read it: relative where it is below the working directory."""
-    place = place.resolve()
-    return place.relative_to(Path.cwd()).as_posix() if place.is_relative_to(Path.cwd()) else place.as_posix()
+def name_of_folder(folder: Path) -> str:
+    """What boards call a folder, however it is spelled: its path from the working directory where it lies below that,
+    else in full; links are followed."""
+    place, here = folder.expanduser().resolve(), Path.cwd().resolve()
+    return place.relative_to(here).as_posix() if here in place.parents else place.as_posix()

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from harness.models.base_names import ADAPTER_CONFIG
 from harness.models.file_digests import WEIGHTS
-from harness.models.spec import BASE_OPTION, ModelSpec, on_base
+from harness.models.spec import BASE_OPTION, ModelSpec, copy_option, on_base
 from harness.models.weight_files import (
     check_named_weights,
     read_json,
@@ -117,7 +117,7 @@ def _download(spec: ModelSpec) -> Path:
 
     size = f" (about {spec.gigabytes:g} GB)" if spec.gigabytes else ""
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
-    option = "--model-path" if spec.adapter is None else BASE_OPTION
+    option = copy_option(spec)
     try:
         info = HfApi().model_info(spec.pretrained, revision=spec.revision, timeout=10)
         wanted = _wanted([sibling.rfilename for sibling in info.siblings or []], code=spec.remote_code)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from harness.engine.chat_template import ChatTemplate
-from harness.models.base_names import ADAPTER_CONFIG, NamedBase, holds_weights, is_folder, named_base
+from harness.models.base_names import ADAPTER_CONFIG, NamedBase, holds_weights, is_folder, name_of_folder, named_base
 from harness.models.server_facts import ServerFacts
 from support.errors import InputError, ModelError, did_you_mean
 from support.files import check_regular_files
@@ -181,9 +181,9 @@ def _find(name: str, base: str | None = None) -> ModelSpec:
         server_of(place.url, name=name, variable=place.variable, what=place.what)  # a wrong one is told at once
         at_place: dict[str, Any] = {"url": place.url, "key": place.variable, "description": "behind a server"}
         return ModelSpec(name=name, pretrained=place.model, backend="openai", **at_place)
-    folder = Path(name)
+    folder = Path(name).expanduser()
     if is_folder(folder):
-        return _of_folder(folder, base)
+        return replace(_of_folder(folder, base), name=name_of_folder(folder))
     if _HUB_ID.fullmatch(name) and not folder.parent.is_dir():
         known = next((spec for spec in MODELS.values() if spec.pretrained == name), None)
         return replace(known, name=name) if known else ModelSpec(name=name, pretrained=name, base=base)
@@ -191,11 +191,30 @@ def _find(name: str, base: str | None = None) -> ModelSpec:
     raise InputError(f"no model {name!r}{did_you_mean(name, MODELS)}, {more}")
 
 
+def copy_option(spec: ModelSpec) -> str:
+    """The option that names a folder with a copy of a model's weights, of an adapter with one of its base's."""
+    if spec.adapter is not None:
+        return BASE_OPTION
+    return "--model-path" if spec.name in MODELS or spec.pretrained in _KNOWN else "--model"
+
+
 def at(spec: ModelSpec, path: Path, base: str | None = None) -> ModelSpec:
-    """The same model with its weights, or an adapter on them, from a folder of the user's."""
+    """The same model with its weights, or an adapter on them, from a folder of the user's. InputError for a model that
+    is no known one: a row would have the name of something else."""
+    path = path.expanduser()
     found = _of_folder(path, base) if path.is_dir() else None
     if found is None:
         raise InputError(f"{spec.name}: no folder {str(path)!r}")
+    if spec.adapter is not None and found.adapter is None:
+        raise InputError(
+            f"{spec.name}: is an adapter, and --model-path {path} would score its base without it; "
+            f"name the base by {BASE_OPTION} {path}"
+        )
+    if copy_option(spec) == "--model":
+        raise InputError(
+            f"{spec.name}: --model-path is for the names of `harness models`; name the folder itself, and its row: "
+            f"--model {path} --name {spec.name}"
+        )
     if found.adapter is not None:
         return replace(spec, pretrained=found.pretrained, revision=found.revision, adapter=path, base=base)
     return replace(spec, pretrained=found.pretrained, revision=None, adapter=None)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from harness.engine.config import EngineConfig
 from harness.evaluation.eval_settings import EvalSettings, check_suffixes, on_board
 from harness.evaluation.evaluate import evaluate
+from harness.evaluation.find_boards import known_as
 from harness.evaluation.lost import lost_in_words
 from harness.evaluation.make_judge import check_judge
 from harness.evaluation.protocol import as_asked
@@ -82,12 +83,7 @@ class Scoring:
 
     def name_of(self, path: Path) -> str:
         """A checkpoint's name on the board: the one it has there, else its path as given."""
-        place = path.resolve()
-        known = {entry.model for entry in self.board.entries()}
-        return next(
-            (name for name in sorted(known) if Path(name).name == path.name and Path(name).resolve() == place),
-            path.as_posix(),
-        )
+        return known_as(str(path), (entry.model for entry in self.board.entries())) or path.as_posix()
 
     def score(self, spec: ModelSpec, name: str, *, wait: bool = True) -> Scored:
         """Score one model unless the board has it; without `wait`, "busy" if another process is scoring it."""

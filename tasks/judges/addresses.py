@@ -149,10 +149,10 @@ class Server:
         if self.key is None and _show_query(self.query) != _write_query(self.query):
             return f"{told} (what stands behind '?' in the address was sent)"
         if self.key is None:
-            way = f"put it into a variable and name that by --{self.role}-key"
+            way = f"put it into a variable and name that by --{self.role}-key-env"
             return f"{told} (no key was sent: {way}, or set {next(iter(keys_at(self.host)), KEY)})"
         whose = f"the key in {self.key_from}" if self.key_from else "a key"
-        return f"{told} ({whose} was sent; name the variable of another by --{self.role}-key)"
+        return f"{told} ({whose} was sent; name the variable of another by --{self.role}-key-env)"
 
 
 def server_of(
@@ -182,7 +182,7 @@ def server_of(
     address = _parse(url, what)
     login = unquote(address.netloc.rpartition("@")[0]) or None
     if login is not None and variable is not None:
-        raise SettingError(f"--{role}-key {variable}: would not act: {what} has a user and a password")
+        raise SettingError(f"--{role}-key-env {variable}: would not act: {what} has a user and a password")
     base, other = _find_bases(address)
     query = dict(parse_qsl(address.query, keep_blank_values=True))
     sent = None if login is not None or found == NO_KEY else found
@@ -224,7 +224,7 @@ def _find_key(variable: str | None, role: Role, usual: Collection[str]) -> tuple
     if variable is None:
         there = next((name for name in usual if os.environ.get(name, "").strip()), None)
         return (os.environ[there].strip(), there) if there else (None, "")
-    option = f"--{role}-key"
+    option = f"--{role}-key-env"
     if not _VARIABLE.fullmatch(variable) or (_LOOKS_SECRET.search(variable) and variable not in os.environ):
         raise SettingError(f"{option}: takes the name of an environment variable that holds the key, not the key")
     if not (found := os.environ.get(variable, "").strip()):

@@ -111,7 +111,7 @@ def test_a_pool_and_a_judge_of_preference_data(at: str, command: Command, tmp_pa
         ("--model-url", "planteduser41:QUERYKEYplanted2@host/v1?key=ODDplanted3"),
         ("--model-url", "ftp://planteduser41:QUERYKEYplanted2@host/v1?key=ODDplanted3"),
         ("--model-url", "http://h ost/v1?key=ODDplanted3#QUERYKEYplanted2"),
-        ("--model-key", "sk-PLANTEDkey5/678+90"),
+        ("--model-key-env", "sk-PLANTEDkey5/678+90"),
         ("--nonsense", "http://planteduser41:QUERYKEYplanted2@host/v1?key=ODDplanted3"),
         ("--model-set", "base_url=http://planteduser41:QUERYKEYplanted2@host/v1?key=ODDplanted3"),
         ("--tasks", "http://planteduser41:QUERYKEYplanted2@host/v1?key=ODDplanted3"),

@@ -182,7 +182,7 @@ def test_what_is_no_hub_is_told(page: bytes, hub: Hub) -> None:
 
 def test_what_the_hub_does_not_have_is_said(hub: Hub) -> None:
     with pytest.raises(
-        MissingWeights, match=r"org/nothing on the Hugging Face hub is not there; or name a copy by --model-path"
+        MissingWeights, match=r"org/nothing on the Hugging Face hub is not there; or name a copy by --model"
     ):
         fetch(find("org/nothing"))
 

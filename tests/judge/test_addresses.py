@@ -221,9 +221,13 @@ def test_a_wrong_address_is_told_with_what_was_asked(
 @pytest.mark.parametrize(
     ("variables", "variable", "told"),
     (
-        ({}, None, "(no key was sent: put it into a variable and name that by --judge-key, or set OPENAI_API_KEY)"),
+        ({}, None, "(no key was sent: put it into a variable and name that by --judge-key-env, or set OPENAI_API_KEY)"),
         ({"OPENAI_API_KEY": "sk-wrong"}, None, "(the key in OPENAI_API_KEY was sent; name the variable of another by"),
-        ({"OTHER": "sk-wrong"}, "OTHER", "(the key in OTHER was sent; name the variable of another by --judge-key)"),
+        (
+            {"OTHER": "sk-wrong"},
+            "OTHER",
+            "(the key in OTHER was sent; name the variable of another by --judge-key-env)",
+        ),
     ),
 )
 def test_a_refused_key_is_told_with_its_variable_and_never_shown(
@@ -244,8 +248,8 @@ def test_a_refused_key_is_told_with_its_variable_and_never_shown(
 @pytest.mark.parametrize(
     ("variable", "said"),
     (
-        ("NOT_SET", "--model-key NOT_SET: no such environment variable, or it is empty"),
-        ("EMPTY", "--model-key EMPTY: no such environment variable, or it is empty"),
+        ("NOT_SET", "--model-key-env NOT_SET: no such environment variable, or it is empty"),
+        ("EMPTY", "--model-key-env EMPTY: no such environment variable, or it is empty"),
         ("sk-1234567890abcdef", "takes the name of an environment variable that holds the key, not the key"),
         ("abcdef1234", "takes the name of an environment variable"),
         ("", "takes the name of an environment variable"),
@@ -283,7 +287,7 @@ def test_each_server_has_its_own_key_and_a_login_takes_none(monkeypatch: pytest.
     assert server_of(None, name="m").told_of_key() == ""
     login = server_of("http://me:pw@a/v1", name="m")
     assert (login.key, login.told_of_key(), login.headers) == (None, "", {"Authorization": "Basic bWU6cHc="})
-    with pytest.raises(SettingError, match="--model-key OTHER: would not act: --model-url has a user"):
+    with pytest.raises(SettingError, match="--model-key-env OTHER: would not act: --model-url has a user"):
         server_of("http://me:pw@a/v1", name="m", variable="OTHER")
     monkeypatch.setenv("OPENAI_BASE_URL", "nowhere")
     with pytest.raises(SettingError, match="OPENAI_BASE_URL 'nowhere': no http"):

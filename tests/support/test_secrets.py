@@ -92,7 +92,7 @@ def test_keys_in_the_environment_are_known(name: str, value: str, hidden: str, m
         ("xoxb-123456789012", "[secret]"),
         ("vllm serve m --api-key tok --port 1", "vllm serve m --api-key [secret] --port 1"),
         ("hf-internal-testing/tiny-random-llava-1", "hf-internal-testing/tiny-random-llava-1"),
-        ("--judge-key MY_KEY", "--judge-key MY_KEY"),
+        ("--judge-key-env MY_KEY", "--judge-key-env MY_KEY"),
         ("a basic question, 5 tokens", "a basic question, 5 tokens"),
     ),
 )
