@@ -214,7 +214,6 @@ def eval_command(
     """
     specs = _find_models(context, model, models, name or [])  # a wrong one is told before torch is imported
 
-    from harness.evaluation.find_boards import known_as
     from harness.evaluation.make_judge import check_judge
     from harness.evaluation.preflight import needs_of_servers
     from harness.evaluation.score_models import ModelScorer
@@ -235,8 +234,7 @@ def eval_command(
         print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], run.out)
         return _print_price(rater, chosen, settings)
     board = Board(run.out / "board")
-    there = () if name else {entry.model for entry in board.entries()}
-    named_specs = [(known_as(spec.name, there) or spec.name, replace(spec, strict=run.strict)) for spec in specs]
+    named_specs = _name_on_board(board, [replace(spec, strict=run.strict) for spec in specs], given=bool(name))
     needs = [*_find_needs(chosen, rater, settings, specs, run.max_failed), *needs_of_servers(server, rater)]
     scorer = ModelScorer(
         tasks=chosen,
@@ -329,6 +327,14 @@ def _find_models(context: typer.Context, names: list[str], models: ModelOptions,
     if models.key is not None and len({url for url, _ in servers}) > 1:
         raise UsageError("--model-key-env is for one server, and these models are on several: score them one by one")
     return name_rows(found, rows)
+
+
+def _name_on_board(board: "Board", specs: "list[ModelSpec]", given: bool) -> "list[tuple[str, ModelSpec]]":
+    """The models with their names: that which the board has for a folder, unless the names are `given`."""
+    from harness.evaluation.find_boards import known_as
+
+    there = set() if given else {entry.model for entry in board.entries()}
+    return [(known_as(spec.name, there) or spec.name, spec) for spec in specs]
 
 
 def name_rows(specs: "list[ModelSpec]", rows: list[str]) -> "list[ModelSpec]":
