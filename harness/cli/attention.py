@@ -37,6 +37,7 @@ def attention_command(
 
     from harness.evaluation.attention import attention_share
     from harness.evaluation.attention_report import write
+    from harness.evaluation.protocol import OFFICIAL, as_asked
     from harness.models.adapter_host import AdapterHost
     from harness.models.fetch import fetch
     from support.stages import Stages
@@ -50,7 +51,7 @@ def attention_command(
         others = replace(models, path=None, base=None)
         specs = [fetch((models if name == model else others).find(context, name)) for name in names]
         for name, spec in zip(names, specs, strict=True):
-            lm = host.load(spec)
+            lm = host.load(as_asked(spec, OFFICIAL))
             found.append(attention_share(lm, spec_of_task, limit, name=name, data=data.paths))
     show(write(out, found[0], found[1] if against is not None else None))
     log.info(f"plot: {out / 'attention.png'}")

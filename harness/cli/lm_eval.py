@@ -17,6 +17,7 @@ from typing import Any, Final
 import typer
 
 from harness.engine.config import EngineConfig, config_from
+from harness.evaluation.protocol import OFFICIAL, as_asked
 from harness.models.chat_templates import chat_template_of, pads_pictures
 from harness.models.fetch import fetch
 from harness.models.load import for_model, register
@@ -100,7 +101,7 @@ def settings(given: dict[str, Any], more: dict[str, Any]) -> tuple[str, EngineCo
         asked["batch_size"] = "auto"  # lm-eval's "auto:4" measures again during the run; ours does not
     names = {field.name for field in fields(EngineConfig)}
     own = {name: asked.pop(name) for name in list(asked) if name in names}
-    engine = for_model(config_from(own, "--model_args"), spec)
+    spec, engine = as_asked(spec, OFFICIAL), for_model(config_from(own, "--model_args"), spec)
     asked["template"] = template = chat_template_of(spec, engine)
     asked |= {"pad": True} if pads_pictures(spec, template) else {}
     peft = str(spec.adapter) if spec.adapter else None

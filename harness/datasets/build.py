@@ -114,9 +114,10 @@ def _parse_member(text: str) -> dict[str, Any]:
 
 def build(out: Path, data: Data, seed: int, judge: Judge, settings: PoolSettings) -> BuiltDataset:
     """Build, or finish, the dataset of `data` in `out`."""
-    from harness.datasets.pool import PoolModels, load_served
+    from harness.datasets.pool import PoolModels, check_thinking, load_served
     from harness.models.served_identity import end_run
 
+    check_thinking(data.pool, remote_code=settings.trust_remote_code)
     _claim(out, data, seed)
     run = f"answers in {out.resolve()}"
     with ExitStack() as stack:

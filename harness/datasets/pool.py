@@ -18,7 +18,12 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.models.fetch import cached
+from harness.engine.chat_template import check_switch
+from harness.engine.config import EngineConfig
+from harness.evaluation.protocol import OFFICIAL, as_asked, conversation_of
+from harness.models.chat_settings import OTHER_NAMES, served_settings
+from harness.models.chat_templates import chat_template_of
+from harness.models.fetch import cached, fetch
 from harness.models.served_identity import identified
 from harness.models.spec import OPENAI_PREFIX, ModelSpec, find
 from tasks.judges.addresses import without_credentials
@@ -51,37 +56,51 @@ class PoolModels:
 
         self.ledger, self.served, self.run, self.remote_code = ledger, served or {}, run, remote_code
         self._host = AdapterHost()
-        self._spec: ModelSpec | None = None
+        self._made_of: tuple[ModelSpec, EngineConfig] | None = None
         self._lm: Any = None
 
     def __call__(self, member: PoolModel) -> "AnswersLM":
         """The member's LM; the one that was given before can't be used any more. MissingWeights, ModelError."""
         spec = self.served.get(member.name) or spec_of(member, remote_code=self.remote_code)
-        if spec != self._spec:
-            self._lm = self._spec = None
+        engine = engine_of(member)
+        if (spec, engine) != self._made_of:
+            self._lm = self._made_of = None
             if spec.backend == "openai":
                 self.drop()
             log.info("%s: %s", member.name, where(spec))
-            self._lm = load_spec(spec, ledger=self.ledger, load=self._host.load, run=self.run)
-            self._spec = spec
+            self._lm = load_spec(spec, engine, ledger=self.ledger, load=self._host.load, run=self.run)
+            self._made_of = spec, engine
         return self._lm  # type: ignore[no-any-return]
 
     def drop(self) -> None:
         """Let go of the model."""
-        self._lm = self._spec = None
+        self._lm = self._made_of = None
         self._host.drop()
 
 
 def spec_of(member: PoolModel, *, remote_code: bool = False) -> ModelSpec:
     """What a member stands for: with a URL its server, which is asked for `model` as it is written; else what `harness
-    models` knows."""
+    models` knows, asked as its authors do."""
     if member.url is None:
-        return find(member.model, remote_code=remote_code)
+        return as_asked(find(member.model, remote_code=remote_code), OFFICIAL)
     known = find(member.model) if member.model.startswith(OPENAI_PREFIX) else None
     asked = known.pretrained if known is not None else member.model
     return ModelSpec(
         name=member.model, pretrained=asked, backend="openai", url=member.url, description="behind a server"
     )
+
+
+def engine_of(member: PoolModel) -> EngineConfig:
+    """How a member is asked, beside its sampling."""
+    return EngineConfig(thinking=member.thinking, thinking_tokens=member.thinking_tokens)
+
+
+def check_thinking(members: Sequence[PoolModel], *, remote_code: bool = False) -> None:
+    """SettingError where a member whose files are here has no switch for `thinking`; of others loading tells."""
+    for member in members:
+        spec = spec_of(member, remote_code=remote_code)
+        if member.thinking is not None and spec.backend == "transformers" and cached(spec):
+            check_switch(chat_template_of(fetch(spec)), member.thinking, member.name)
 
 
 def where(spec: ModelSpec) -> str:
@@ -112,22 +131,33 @@ def load_served(
     it always is.
     """
     spec = served.get(member.name) or spec_of(member, remote_code=remote_code)
-    return load_spec(spec, ledger=ledger, run=run)
+    return load_spec(spec, engine_of(member), ledger=ledger, run=run)
 
 
 def load_spec(
-    spec: ModelSpec, *, ledger: Path | None = None, load: Callable[..., Any] | None = None, run: str = ""
+    spec: ModelSpec,
+    engine: EngineConfig | None = None,
+    *,
+    ledger: Path | None = None,
+    load: Callable[..., Any] | None = None,
+    run: str = "",
 ) -> "AnswersLM":
-    """The LM of a spec, a server's with a seed of its own for each question; `load` is what loads weights, `run` names
-    what is done."""
+    """The LM of a spec, asked as its authors do; a server's with a seed of its own for each question. `load` is what
+    loads weights, `run` names what is done."""
+    engine = engine or EngineConfig()
     if spec.backend == "openai":
         from harness.models.chat_model import OpenAIVisionLM
 
-        spec = identified(spec, ledger, run=run)
-        return OpenAIVisionLM.of(spec, ledger=ledger, seed_by_question=True)
+        spec, given = identified(spec, ledger, run=run), engine.given()
+        more: dict[str, Any] = {"settings": served_settings(spec.name, given), "seed_by_question": True}
+        names = [OTHER_NAMES.get(name, name) for name in given]
+        served = OpenAIVisionLM.of(spec, ledger=ledger, given=names, **more)
+        asked = conversation_of(OFFICIAL, spec)
+        served.system, served.pads = asked.system, asked.picture == "pad"
+        return served
     from harness.models.load import load as load_alone
 
-    lm: AnswersLM = (load or load_alone)(spec)
+    lm: AnswersLM = (load or load_alone)(spec, engine)
     return lm
 
 

@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.evaluation.protocol import OFFICIAL, as_asked, conversation_of
 from harness.models.load import load
 from harness.models.spec import ModelSpec
 from support.images import decode
@@ -81,15 +82,18 @@ def _make_questions() -> "dict[str, tuple[Image, str]]":
 
 
 def check_model(spec: ModelSpec, ledger: Path | None = None) -> ModelCheck:
-    """Load `spec`, ask each question twice, and measure the second time. ModelError, MissingWeights."""
+    """Load `spec`, ask each question twice, as its authors do, and measure the second time. ModelError,
+    MissingWeights."""
     from lm_eval.api.instance import Instance
 
     started = time.monotonic()
-    lm: Any = load(replace(spec, fresh=True), ledger=ledger)
+    system = conversation_of(OFFICIAL, spec).system
+    lm: Any = load(as_asked(replace(spec, fresh=True), OFFICIAL), ledger=ledger)
     loaded, taken = time.monotonic() - started, _measure_memory(lm)
     asked = []
     for name, (image, question) in _make_questions().items():
-        context = lm.apply_chat_template([{"role": "user", "content": f"<image>{question}"}])
+        before = [{"role": "system", "content": system}] if system else []
+        context = lm.apply_chat_template([*before, {"role": "user", "content": f"<image>{question}"}])
         settings = {"until": [], "max_gen_toks": TOKENS, "do_sample": False}
         request = Instance("generate_until", {}, (context, settings, {"visual": [image]}), 0, ("check", 0, 1))
         lm.generate_until([request], disable_tqdm=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.evaluation.generate import load_tasks, requests_of
+from harness.evaluation.protocol import OFFICIAL, as_asked, asked_by, put
 from harness.evaluation.scoring import LENGTH, score_answers, session_of, value_of
 from harness.models.spec import ModelSpec
 from support.errors import ModelError
@@ -104,16 +105,18 @@ def parity(
     """Answer the first `samples` documents of `task` by shared and by exact decoding. ModelError, MissingWeights,
     DataError.
 
-    `judge` rates answers of judged tasks; `load` makes the LM, as `harness.models.load.load` does. Decoding is greedy,
-    whatever the task asks for: two random draws would differ by chance.
+    Questions are asked by the official protocol. `judge` rates answers of judged tasks; `load` makes the LM, as
+    `harness.models.load.load` does. Decoding is greedy, whatever the task asks for: two random draws would differ by
+    chance.
     """
     from harness.models.load import load as load_model
 
     if spec.backend != "transformers":
         raise ModelError(f"{spec.name}: runs behind a server, where exact decoding is not available")
-    loaded = load_tasks([task], data=data, partial_data=partial_data)[task.name]
+    loaded, spec = load_tasks([task], data=data, partial_data=partial_data)[task.name], as_asked(spec, OFFICIAL)
+    put(loaded, asking := asked_by(OFFICIAL, task, spec))
     lm = (load or load_model)(spec, engine, hints=_make_hints)
-    requests = _greedy_requests(loaded, lm, samples)
+    requests = _greedy_requests(loaded, lm, samples, asking.system)
     with _without_caches(lm):
         started = time.monotonic()
         shared: list[str] = lm.generate_until(requests, disable_tqdm=True)
@@ -194,8 +197,8 @@ def _make_hints(request: Any) -> Any:
     return Hints(decided=registry().decided(request.task_name, request.doc))
 
 
-def _greedy_requests(loaded: Any, lm: Any, samples: int) -> list[Any]:
-    requests = requests_of(loaded, lm, samples)
+def _greedy_requests(loaded: Any, lm: Any, samples: int, system: str) -> list[Any]:
+    requests = requests_of(loaded, lm, samples, system)
     for request in requests:
         context, settings, *rest = request.args
         greedy = {name: value for name, value in settings.items() if name not in ("temperature", "top_p", "top_k")}

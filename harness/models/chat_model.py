@@ -113,6 +113,8 @@ class OpenAIVisionLM(LM):
         same chances."""
         self.identity = identity or server.shown
         """What names the server in the ledger."""
+        self.system = ""
+        """A message before every question that comes without one."""
         self.pads = False
         """Whether pictures are padded to a square before they are sent."""
         self.digests: Mapping[str, str] = {}
@@ -181,7 +183,7 @@ class OpenAIVisionLM(LM):
             raise ModelError(
                 f"{self.model}: only one user turn can be asked of a server, after a system message or not; got {roles}"
             )
-        text = rest[0] + self.settings.prompt_suffix
+        text, system = rest[0] + self.settings.prompt_suffix, system or [self.system] * bool(self.system)
         return f"{SYSTEM}{''.join(system)}{USER}{text}" if system or text.startswith(SYSTEM) else text
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.datasets.contamination import leaks_of
-from harness.datasets.pool import PoolModels
+from harness.datasets.pool import PoolModels, check_thinking
 from harness.engine.stage_timer import StageTimer
 from harness.evaluation.eval_settings import EvalSettings
 from harness.models.served_identity import end_run
@@ -96,6 +96,7 @@ def prepare_training_data(
 
 def _build(recipe: PreferenceRecipe, data: Data, folder: Path, judge: Judge, remote_code: bool) -> BuiltDataset:
     run = f"answers in {folder.resolve()}"
+    check_thinking(data.pool, remote_code=remote_code)
     pool = PoolModels(run=run, remote_code=remote_code)
     built = build_dataset(folder, data, recipe.seed, judge, pool)
     end_run(None, run)

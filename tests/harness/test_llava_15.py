@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 from PIL import Image
 
+from harness.cli.lm_eval import settings as lm_eval_settings
+from harness.datasets.pool import PoolModels
 from harness.engine.config import EngineConfig
+from harness.engine.lm import SharedImageLM
+from harness.evaluation.model_check import check_model
+from harness.evaluation.parity import parity
 from harness.evaluation.protocol import as_asked
 from harness.models.chat_templates import chat_template_of
 from harness.models.convert_llava import convert
@@ -19,12 +25,14 @@ from harness.models.load import identity_when_asked, load
 from harness.models.spec import ModelSpec, find
 from harness.runs.recipe_training import base_to_train
 from support.errors import SettingError, TrainingError
+from tasks.registry import registry
 from tests.harness.llava_originals import CHAT, build, original_weights, picture, tower_of, write_source
 from tests.harness.zoo import FAMILIES
+from trainers.config.data import PoolModel
 from trainers.data.chat import TOKENS_VERSION
 from trainers.data.collators import PairCollator
 from trainers.training.earlier_tokens import check_begun_alike
-from trainers.training.llava_15 import CHAT_TEMPLATE, is_hub_copy, padded
+from trainers.training.llava_15 import CHAT_TEMPLATE, SYSTEM, is_hub_copy, padded
 from trainers.training.read_base import read_processor
 
 # chat_template.json of llava-hf/llava-1.5-7b-hf, as transformers' tests/models/llava/test_processing_llava.py has it.
@@ -140,3 +148,49 @@ def test_a_run_that_was_begun_without_the_sentence_is_not_gone_on_with(both: tup
     (begun / "chat_template.jinja").write_text(HUB_TEMPLATE)
     with pytest.raises(TrainingError, match="checkpoint-2 was trained by an earlier version, which asked LLaVA"):
         check_begun_alike(tmp_path, [], processor, frozenset())
+
+
+def member_of(folder: Path, **more: Any) -> PoolModel:
+    return PoolModel(model=str(folder), temperature=0, max_new_tokens=4, **more)
+
+
+def shown_to(lm: Any) -> tuple[list[int], Any]:
+    """Tokens and pixels of one question."""
+    prompt = lm.apply_chat_template(ASKED)
+    return lm.tokens(prompt, [picture()]), lm.processor.image_processor.do_pad
+
+
+def test_a_pool_and_lm_eval_ask_it_as_its_authors(both: tuple[Path, Path]) -> None:
+    wanted = shown_to(load(spec_of(both[0])))
+    assert wanted[1] is True
+    for folder in both:
+        assert shown_to(PoolModels()(member_of(folder))) == wanted
+        name, engine, more = lm_eval_settings({"pretrained": str(folder), "dtype": "float32"}, {"device": "cpu"})
+        assert shown_to(SharedImageLM(name, engine, **more)) == wanted
+
+
+def test_a_check_and_parity_ask_it_as_its_authors(both: tuple[Path, Path]) -> None:
+    sentence = "A chat between a curious user"
+    for folder in both:
+        assert sentence in check_model(fetch(find(str(folder)))).asked[0].prompt
+        made: list[Any] = []
+        task = registry().task("scenes_pope")
+        parity(
+            find(str(folder)),
+            task,
+            1,
+            load=lambda *given, made=made, **more: made.append(load(*given, **more)) or made[0],
+        )
+        assert made[0].processor.image_processor.do_pad is True
+        assert sentence in made[0].apply_chat_template(ASKED)
+
+
+def test_a_served_member_of_the_family_is_sent_its_sentence_and_square_pictures(server: Any, tmp_path: Path) -> None:
+    server.reply = lambda prompt: "A thing."
+    for name, is_family in (("llava-1.5-7b", True), ("other", False)):
+        lm: Any = PoolModels(ledger=tmp_path / "ledger.sqlite")(PoolModel(model=name, url=server.url))
+        assert lm.pads is is_family
+        context = lm.apply_chat_template([{"role": "user", "content": "<image>Why?"}])
+        assert (SYSTEM in context) is is_family
+        lm.generate_until([Instance("generate_until", {}, (context, {"until": []}, {"visual": [picture()]}), 0)])
+        assert [turn["role"] for turn in server.log[-1]["messages"]] == ["system"] * is_family + ["user"]

@@ -9,7 +9,7 @@ from lm_eval.api.instance import Instance
 from PIL import Image
 
 from harness.cli.main import run
-from harness.datasets.pool import load_spec
+from harness.datasets.pool import PoolModels, load_spec
 from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.rescore import rescore
@@ -23,6 +23,7 @@ from tasks.answer import FailedAnswer
 from tasks.judges.settings import ClientSettings
 from tasks.registry import registry
 from tests.harness.open_server import OpenServer
+from trainers.config.data import PoolModel
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 Make = Callable[..., OpenServer]
@@ -203,6 +204,15 @@ def test_a_template_without_a_switch_for_thoughts_is_an_error(make: Make, tmp_pa
     (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0]['content'] }}")
     with pytest.raises(SettingError, match="enable_thinking = False: would not act: its chat template"):
         lm_of(server, tmp_path, enable_thinking=False)
+
+
+def test_a_member_of_a_pool_is_told_to_think_or_not(make: Make, tmp_path: Path) -> None:
+    server, pool = make("vllm"), PoolModels(ledger=tmp_path / "l.sqlite")
+    pool(PoolModel(model="m", url=server.url, thinking="off")).generate_until([asking()])
+    assert server.asked[-1]["chat_template_kwargs"] == {"enable_thinking": False}
+    pool(PoolModel(model="m", url=server.url, thinking_tokens=50)).generate_until([asking()])
+    assert server.asked[-1]["max_tokens"] == 66
+    assert "chat_template_kwargs" not in server.asked[-1]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from harness.datasets.build import PoolSettings, build
+from harness.datasets.pool import PoolModels, check_thinking
 from harness.engine.answer_progress import MarkTokens, Progress
 from harness.engine.config import EngineConfig
 from harness.engine.lm import SharedImageLM
@@ -14,9 +17,11 @@ from harness.models.load import load
 from harness.models.spec import find
 from support.errors import SettingError
 from tasks.answer import FailedAnswer
+from tasks.scenes.judge import ExactJudge
 from tasks.scenes.world import image_of
 from tasks.thoughts import NEVER_ENDED, OF_A_THOUGHT
 from tests.harness.lm_requests import ask
+from trainers.config.data import Data, PoolModel
 
 MARKS = {
     "qwen": ("<think>", "</think>"),
@@ -156,6 +161,26 @@ def test_a_switch_that_would_not_act_is_an_error(make_model: Callable[..., Path]
     for wrong in ({"thinking_tokens": -1}, {"thinking": "off", "thinking_tokens": 5}, {"thinking": "maybe"}):
         with pytest.raises(SettingError, match="thinking"):
             EngineConfig(**wrong)
+
+
+def test_a_member_of_a_pool_thinks_as_it_is_told(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    folder, pool = str(make_model("qwen", opens=True)), PoolModels()
+    for thinking in (None, "off"):
+        member = PoolModel(model=folder, thinking=thinking, thinking_tokens=None if thinking else 9)
+        check_thinking([member])
+        lm: Any = pool(member)
+        assert lm.apply_chat_template([{"role": "user", "content": "<image>So?"}]).endswith("</think>") is bool(
+            thinking
+        )
+    with pytest.raises(SettingError, match="thinking = off: would not act: its chat template has no such switch"):
+        check_thinking([PoolModel(model=str(make_model("gemma")), thinking="off")])
+    members = (PoolModel(model="scenes-base", thinking="on"), PoolModel(model="scenes-early"))
+    data = Data(instructions=1, pool=members, answers=2)
+    with pytest.raises(SettingError, match="thinking = on: would not act"):
+        build(tmp_path, data, 0, ExactJudge(), PoolSettings())
+    with pytest.raises(ValidationError, match="thinking_tokens = 3 would not act"):
+        PoolModel(model=folder, thinking="off", thinking_tokens=3)
+    assert PoolModel(model="a").model_dump(mode="json").keys().isdisjoint({"thinking", "thinking_tokens"})
 
 
 def test_kept_answers_with_thoughts_are_those_of_this_room(make_model: Callable[..., Path], tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+UNLESS_NONE: Final = Field(exclude_if=lambda value: value is None)
+"""Of keys that came later: recipes without them are recorded as they were."""
+
+
 class PoolModel(Section):
     """One member of the pool that answers instructions."""
 
@@ -53,8 +57,18 @@ class PoolModel(Section):
     """Tokens of an answer at most; None: as many as [data] says."""
     prompt_suffix: str = ""
     """Put after every instruction."""
+    thinking: Annotated[Literal["on", "off"] | None, UNLESS_NONE] = None
+    """Whether it thinks before it answers, where its chat template has this switch; None: as it does by itself."""
+    thinking_tokens: Annotated[int | None, Field(ge=0), UNLESS_NONE] = None
+    """Most tokens of thoughts, on top of max_new_tokens; None: 4096, of a server none."""
     label: Annotated[str, Field(pattern=r"^[^\x00-\x1f|]+$")] | None = None
     """Its name in the data; None: model@temperature."""
+
+    @model_validator(mode="after")
+    def _has_room_for_thoughts(self) -> "PoolModel":
+        if self.thinking == "off" and self.thinking_tokens:
+            raise ValueError(f"thinking_tokens = {self.thinking_tokens} would not act with thinking = 'off'")
+        return self
 
     @model_serializer(mode="wrap", when_used="json")
     def _without_secrets(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -200,10 +214,6 @@ class PairOptions(Section):
     balance_yes_no: bool = False
     """As many pairs that choose "yes" as pairs that choose "no": the last of the more frequent are dropped. Holds all
     pairs in memory."""
-
-
-UNLESS_NONE: Final = Field(exclude_if=lambda value: value is None)
-"""Of keys that came later: recipes without them are recorded as they were."""
 
 
 # Digests of recipes are taken in the order of fields, and the fields of a class's last base come first.
