@@ -178,7 +178,7 @@ def test_a_member_of_a_pool_thinks_as_it_is_told(make_model: Callable[..., Path]
     data = Data(instructions=1, pool=members, answers=2)
     with pytest.raises(SettingError, match="thinking = on: would not act"):
         build(tmp_path, data, 0, ExactJudge(), PoolSettings())
-    with pytest.raises(ValidationError, match="thinking_tokens = 3 would not act"):
+    with pytest.raises(ValidationError, match="thinking_tokens = 3: would not act"):
         PoolModel(model=folder, thinking="off", thinking_tokens=3)
     assert PoolModel(model="a").model_dump(mode="json").keys().isdisjoint({"thinking", "thinking_tokens"})
 

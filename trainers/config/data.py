@@ -67,7 +67,7 @@ class PoolModel(Section):
     @model_validator(mode="after")
     def _has_room_for_thoughts(self) -> "PoolModel":
         if self.thinking == "off" and self.thinking_tokens:
-            raise ValueError(f"thinking_tokens = {self.thinking_tokens} would not act with thinking = 'off'")
+            raise ValueError(f"thinking_tokens = {self.thinking_tokens}: would not act with thinking = off")
         return self
 
     @model_serializer(mode="wrap", when_used="json")
