@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final, TextIO, cast
+from typing import Any, ClassVar, Final, TextIO, cast
 
 from support.processes import rank
 from support.secrets import redact
@@ -55,8 +55,13 @@ class SafeStream:
         self._line = ""
         """The first sign of the line that is being written; empty while it is blank."""
 
+    give_way: ClassVar["Callable[[SafeStream], None] | None"] = None
+    """Called before something is printed on a terminal, where bars are drawn; None: there are none."""
+
     def write(self, text: str) -> int:
         """Write a text; its length."""
+        if not self._codes and SafeStream.give_way is not None and self.raw.isatty():
+            SafeStream.give_way(self)
         safe = redact(text)
         if not self._codes:
             safe = write_out(safe)

@@ -2,12 +2,15 @@
 
     report("score silkie", 412, 1600)
     report("download val2014.zip", 1048576, 6645013297, "B")     # in bytes
+    with doing("loading the weights of llava-7b"): ...           # of which no amount is known
 
 Without a display, as in a library call, reports go nowhere. The command line installs one with `show_on`.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 Display = Callable[..., None]
 """Told of (stage, units done, units in all), and of the unit where it has one: "B" for bytes."""
@@ -32,6 +35,37 @@ class Stage:
         """So many more units are done."""
         self.done += count
         report(self.name, self.done, self.total)
+
+
+@dataclass(eq=False)
+class Doing:
+    """What is being done, since when."""
+
+    what: str
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """How long already."""
+        return time.monotonic() - self.since
+
+
+_doing: list[Doing] = []
+
+
+@contextmanager
+def doing(what: str) -> Iterator[Doing]:
+    """Inside, this is what a display says that the program does; `what` may be changed."""
+    _doing.append(one := Doing(what))
+    try:
+        yield one
+    finally:
+        _doing.remove(one)
+
+
+def now_doing() -> Doing | None:
+    """What is being done now, the innermost."""
+    return _doing[-1] if _doing else None
 
 
 @contextmanager

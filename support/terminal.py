@@ -63,8 +63,6 @@ def _draw_table(found: Table, width: int) -> list[Drawn]:
     natural = [_longest([head, *map(str, column)]) for head, column in zip(heads, columns, strict=True)]
     if sum(natural) + _BETWEEN * (len(heads) - 1) <= width:
         return [_part(found, dict(enumerate(natural)), columns, folded=False)]
-    folded = zip(heads, columns, strict=True)
-    natural = [_longest([head, *(text for one in column for text in _lines_of(one))]) for head, column in folded]
     least = [
         min(width, max(_longest_word([head]), *map(_least, column), 1))
         for head, column in zip(heads, columns, strict=True)
@@ -101,26 +99,26 @@ def _widen(widths: dict[int, int], natural: Sequence[int], width: int) -> dict[i
 
 
 def _part(found: Table, widths: dict[int, int], columns: Sequence[Sequence[Cell]], *, folded: bool) -> Drawn:
-    tall = folded and any(
-        len(_lines_of(one)) > 1 or _longest([str(one)]) > widths[place] for place in widths for one in columns[place]
-    )
+    tall = folded and any(_longest([str(one)]) > widths[place] for place in widths for one in columns[place])
     drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, leading=int(tall))
     numeric = found.numeric
     for place, width in widths.items():
         head = Text(line(found.headers[place]), style="bold")
         drawn.add_column(head, justify="right" if numeric[place] else "left", overflow="fold", width=width)
     for number in range(len(found.rows)):
-        drawn.add_row(*(_text_of(columns[place][number], folded=folded) for place in widths))
+        drawn.add_row(*(_text_of(columns[place][number], width) for place, width in widths.items()))
     return drawn
 
 
-def _lines_of(one: Cell) -> list[str]:
-    """A cell that holds a number with its interval: each part on its own line; any other as it is."""
-    return list(map(line, one.parts)) if one.interval else [line(str(one))]
-
-
-def _text_of(one: Cell, *, folded: bool) -> Text:
-    shown = Text("\n".join(_lines_of(one)) if folded else line(str(one)))
+def _text_of(one: Cell, width: int) -> Text:
+    """A cell; where it is a number with its interval, lines are broken between its parts alone."""
+    lines: list[str] = []
+    for part in map(line, one.parts):
+        if lines and (not one.interval or _longest([f"{lines[-1]} {part}"]) <= width):
+            lines[-1] += f" {part}"
+        else:
+            lines.append(part)
+    shown = Text("\n".join(lines))
     if one.interval:
         begin = len(line(one.text)) + 1
         shown.stylize("dim", begin, begin + len(one.interval))

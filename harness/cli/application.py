@@ -23,6 +23,7 @@ from harness.cli.interrupts import end_in_order, is_interrupted
 from harness.cli.lazy import LazyGroup
 from harness.cli.options import ANY, REQUIRE_BETTER, say
 from harness.cli.panels import arrange
+from harness.cli.working import shown_at_work
 from harness.engine.work_sharing import WorkerDone
 from support.console import protect_streams, protected_streams, set_up_logging
 from support.errors import (
@@ -98,7 +99,8 @@ def _run(given: list[str]) -> int:
         _check_home()
         # Another program's options, behind `lm-eval`, are its own.
         words = given if command == "lm-eval" else complete_options(given)
-        result = root_command().main(words, prog_name="harness", standalone_mode=False, obj=given)
+        with shown_at_work(command, words):
+            result = root_command().main(words, prog_name="harness", standalone_mode=False, obj=given)
         code = result if isinstance(result, int) else OK
         if code in (OK, REGRESSED):  # else the same command goes on with what is left of its budget
             end_budgets()

@@ -93,6 +93,7 @@ def show(blocks: "Sequence[Block] | str", *, json: str | None = None, csv: Calla
     if form is None and is_terminal(sys.stdout):
         from support.terminal import draw, screen_of
 
+        print(end="", flush=True)  # bars give way
         draw(found, screen_of(sys.stdout))
     elif form == "csv":
         print(tables.to_csv(found) if csv is None else csv(), end="")

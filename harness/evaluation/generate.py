@@ -14,6 +14,7 @@ from harness.models.load import quiet
 from leaderboards.board.earlier_digests import earliest_digest
 from support.errors import ModelError, TaskError, one_line
 from support.images import image_digest
+from support.progress import doing
 from tasks.data_folder import stored
 from tasks.draw import draw
 from tasks.hub_data import facts_of
@@ -76,7 +77,8 @@ def _load_anew(
     manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
     # A task outside of tasks/ is loaded from its file.
     names = [task.name if task.path.is_relative_to(FOLDER) else str(task.path) for task in tasks]
-    return dict(manager.load(names)["tasks"])
+    with doing(f"reading the data of {', '.join(task.name for task in tasks)}"):
+        return dict(manager.load(names)["tasks"])
 
 
 def drawn_from(loaded: Any, limit: int | None, seed: int) -> list[int] | None:

@@ -28,6 +28,7 @@ from harness.models.weight_files import (
 from support.errors import InputError, MissingWeights, ModelError
 from support.files import cache_folder
 from support.hub_progress import shown_as
+from support.progress import doing
 
 log = logging.getLogger(__name__)
 
@@ -119,12 +120,13 @@ def _download(spec: ModelSpec) -> Path:
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
     option = copy_option(spec)
     try:
-        info = HfApi().model_info(spec.pretrained, revision=spec.revision, timeout=10)
+        with doing(f"asking the Hugging Face hub for {spec.pretrained}"):
+            info = HfApi().model_info(spec.pretrained, revision=spec.revision, timeout=10)
         wanted = _wanted([sibling.rfilename for sibling in info.siblings or []], code=spec.remote_code)
         there = in_cache(replace(spec, revision=info.sha))
         if there is None or not _is_complete(there):
             log.info("%s: downloading %s%s into %s", spec.name, spec.pretrained, size, home)
-        with shown_as(f"download {spec.pretrained}"):
+        with shown_as(f"download {spec.pretrained}"), doing(f"downloading {spec.pretrained}{size}"):
             return Path(snapshot_download(spec.pretrained, revision=spec.revision, allow_patterns=wanted))
     except (RepositoryNotFoundError, GatedRepoError) as error:
         gated = "is gated for you: accept its licence on its page and set HF_TOKEN"

@@ -18,6 +18,7 @@ from harness.models.spec import ModelSpec
 from harness.models.stored_dtype import default_dtype, stored_dtype
 from support.errors import ModelError
 from support.processes import device_of
+from support.progress import doing
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ def load(
     given |= {"template": template, "pad": pads_pictures(spec, template)}
     given |= {"peft": str(spec.adapter) if spec.adapter else None, "trust_remote_code": spec.remote_code}
     with (
+        doing(f"loading the weights of {spec.name}"),
         reading(spec.name, str(spec.local_folder), remote_code=spec.remote_code),
         filling_every_place(spec.adapter or ""),
     ):

@@ -31,6 +31,7 @@ from harness.models.first_token import lacks_first_token
 from harness.models.server_facts import SERVED_BY, ServerFacts, ask_facts
 from harness.models.spec import ModelSpec
 from support.errors import ModelError, ServerError, first_line, one_line
+from support.progress import doing
 from support.secrets import redact
 from tasks.judges.addresses import Server, proxy_of, server_of
 from tasks.judges.bodies import read_json
@@ -89,7 +90,8 @@ def identified(spec: ModelSpec, ledger: Path | None = None, *, run: str = "", fr
     if dated and not (spec.version or spec.digests):
         return spec
     server = server_of(spec.url, name=spec.pretrained, variable=spec.key)
-    listed, facts = ([], ServerFacts()) if dated else run_in_thread(_ask_server(server, spec))
+    with doing(f"connecting to {server.shown}, to learn which model it has"):
+        listed, facts = ([], ServerFacts()) if dated else run_in_thread(_ask_server(server, spec))
     spec = _read_files(replace(spec, server=facts, folder=spec.folder or _find_folder(listed, spec.pretrained)))
     if spec.digests:  # of weights that it was started with
         return replace(spec, digests={**facts.facts(), **spec.digests})

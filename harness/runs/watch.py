@@ -23,6 +23,7 @@ from typing import Any
 from harness.runs.scoring_queue import Attempts, Scoring, score_checkpoint
 from harness.runs.watched_share import WatchedShare
 from support.errors import SettingError
+from support.progress import doing
 from trainers.training.checkpoints import FoundCheckpoint, QuietPeriod, find_complete_checkpoints, traces
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,8 @@ def watch(
             continue
         if watcher.is_over(watched):
             return watched
-        sleep(watcher.settings.poll)
+        with doing(watcher.waits_for(watched)):
+            sleep(watcher.settings.poll)
 
 
 class _Watcher:
@@ -162,6 +164,15 @@ class _Watcher:
             incomplete=incomplete,
             done=at_the_end and all(found.path in self.finished for found in waiting),
         )
+
+    def waits_for(self, watched: Watched) -> str:
+        """What it waits for, in words."""
+        parts = [f"{len(self.scored)} scored"]
+        again = len(watched.failed.keys() - self.given_up)
+        parts += [f"{again} failed and tried again later"] if again else []
+        parts += [f"{len(watched.incomplete)} not complete yet"] if watched.incomplete else []
+        how = f"{', '.join(parts)}; looking every {self.settings.poll:g} s"
+        return f"waiting for the next checkpoint in {self.folder} ({how})"
 
     def is_over(self, watched: Watched) -> bool:
         """True if nothing is left to do for this call."""

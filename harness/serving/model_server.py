@@ -32,6 +32,7 @@ from harness.serving.settings import COMMANDS, ServerSettings, fill_places
 from support.errors import ModelError, ServerError, one_line
 from support.files import atomic_write_text, short_name
 from support.processes import ChildProcess, ended_by_sigterm, free_port
+from support.progress import doing
 from support.secrets import redact
 from tasks.judges.chat_client import run_in_thread
 
@@ -171,12 +172,13 @@ def _start(
         process = ChildProcess(command, output, environment=environment)
         begun = time.monotonic()
         try:
-            process.wait_until(
-                lambda process=process, url=url: process.exit_code is None and is_up(url),  # type: ignore[misc]
-                settings.patience,
-                shown=_Progress(name, output),
-                ended=_describe_end,
-            )
+            with doing(f"waiting until the server of {name} answers at {url} (log: {output})"):
+                process.wait_until(
+                    lambda process=process, url=url: process.exit_code is None and is_up(url),  # type: ignore[misc]
+                    settings.patience,
+                    shown=_Progress(name, output),
+                    ended=_describe_end,
+                )
         except BaseException as error:
             process.stop()
             if isinstance(error, ServerError) and attempt < ATTEMPTS and is_port_taken(output):

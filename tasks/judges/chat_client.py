@@ -24,12 +24,12 @@ from collections.abc import Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from support.errors import HarnessError, JudgeDown
-from support.progress import report
+from support.progress import Doing, doing, report
 from tasks.answer import Answer, FailedAnswer
 from tasks.judges import prices
 from tasks.judges.failures import NoReply, PermanentError, TransientError, without_secrets
 from tasks.judges.ledger import now
-from tasks.judges.pace import Pace, with_jitter
+from tasks.judges.pace import Pace, wait_before_try, with_jitter
 from tasks.judges.paid_bodies import Body
 from tasks.judges.paid_replies import PaidReplies, Reader
 from tasks.judges.protocol import Replies
@@ -125,6 +125,10 @@ class _Round:
         self.lost: dict[str, FailedAnswer] = {}
         """Why questions have no reply, by their keys."""
         self.finished = 0
+        self.doing: Doing | None = None
+        """What a display says of it."""
+        self.told_of_failure = False
+        """Whether it was said that calls fail, and are tried again."""
 
     async def replies(self, requests: Iterable[Request | NotAsked], stage: str, total: int | None) -> Replies:
         """The replies in the order asked; None where a request got none."""
@@ -140,30 +144,31 @@ class _Round:
             if stage and total is not None and done < total:
                 report(stage, done, total)
 
-        async with self.client.connect() as connection:
-            try:
-                # Requests are made in a thread: encoding an image takes a while.
-                while (request := await asyncio.to_thread(next, iterator, None)) is not None:
-                    index, asked = asked, asked + 1
-                    if isinstance(request, NotAsked):
-                        results[index], lost[index] = None, FailedAnswer(request.why)
-                        self.client.failures[request.why] += 1
-                        continue
-                    keys[index] = request.key
-                    if (kept := self.client.kept_reply(request)) is not None:
-                        results[index] = kept
-                    elif request.key in tasks:
-                        waiting[index] = tasks[request.key]
-                    else:
-                        await self._enter()
-                        if self.stop is not None:
-                            break
-                        call = self._ask_and_leave(connection, request)
-                        waiting[index] = tasks[request.key] = asyncio.create_task(call)
-                    show()
-            finally:  # what calls on their way bring is kept, also where no more can be sent
-                for index, task in waiting.items():
-                    results[index] = await task
+        with doing(self._in_words(0)) as self.doing:
+            async with self.client.connect() as connection:
+                try:
+                    # Requests are made in a thread: encoding an image takes a while.
+                    while (request := await asyncio.to_thread(next, iterator, None)) is not None:
+                        index, asked = asked, asked + 1
+                        if isinstance(request, NotAsked):
+                            results[index], lost[index] = None, FailedAnswer(request.why)
+                            self.client.failures[request.why] += 1
+                            continue
+                        keys[index] = request.key
+                        if (kept := self.client.kept_reply(request)) is not None:
+                            results[index] = kept
+                        elif request.key in tasks:
+                            waiting[index] = tasks[request.key]
+                        else:
+                            await self._enter()
+                            if self.stop is not None:
+                                break
+                            call = self._ask_and_leave(connection, request)
+                            waiting[index] = tasks[request.key] = asyncio.create_task(call)
+                        show()
+                finally:  # what calls on their way bring is kept, also where no more can be sent
+                    for index, task in waiting.items():
+                        results[index] = await task
         if self.stop is not None:
             raise self.stop
         if stage and (total := total or asked):
@@ -176,10 +181,12 @@ class _Round:
         async with self.changed:
             await self.changed.wait_for(lambda: self.running < self.settings.concurrency or self.stop is not None)
             self.running += 1
+            self._show()
 
     async def _leave(self) -> None:
         async with self.changed:
             self.running -= 1
+            self._show()
             self.changed.notify_all()
 
     async def _ask_and_leave(self, connection: "AsyncOpenAI", request: Request) -> str | None:
@@ -277,8 +284,30 @@ class _Round:
             if tries >= self.settings.attempts or answered >= MOST_ANSWERED:
                 self._count_failure(request, failure, tries)
                 raise failure
+            self._tell_of_failure(failure, tries)
             await self.pace.sleep(with_jitter(self.pace.wait_after(failure, tries)))
         return None
+
+    def _tell_of_failure(self, failure: TransientError, tries: int) -> None:
+        """That a call failed, and how it is tried again: of the first one a line, of each one on the display."""
+        plan = f"try {tries + 1} of {self.settings.attempts} in {self.pace.wait_after(failure, tries):.2g} s"
+        self._show(f"; {failure.why}: {plan}")
+        if not self.told_of_failure:
+            self.told_of_failure = True
+            longest = wait_before_try(self.settings.attempts - 1)
+            end = (
+                f"{MOST_FAILURES_IN_A_ROW} questions in a row without a reply end the command, which keeps what is done"
+            )
+            where = f"{self.client.model} at {self.client.server.shown}"
+            log.info(f"{where}: no reply ({failure.why}); {plan}, later ones after up to {longest:g} s; {end}")
+
+    def _show(self, more: str = "") -> None:
+        if self.doing is not None:
+            self.doing.what = self._in_words(self.running) + more
+
+    def _in_words(self, running: int) -> str:
+        calls = f"{running} question{'s' * (running != 1)} waiting for a reply" if running else "connecting"
+        return f"{self.client.model} at {self.client.server.shown}: {calls}"
 
     async def _end(self, error: HarnessError) -> None:
         """Send no more calls."""

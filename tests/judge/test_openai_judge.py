@@ -21,6 +21,7 @@ from PIL import Image
 
 from support.errors import BudgetSpent, JudgeDown, JudgeError
 from support.images import ImageRef, keep, picture
+from support.progress import now_doing, show_on
 from tasks.judges.ledger import Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.parameters import ROOM
@@ -166,6 +167,21 @@ def test_a_refused_key_or_an_empty_account_ends_the_run_at_once(
         judge.ask_many(prompts(10))
     assert len(list(ledger.calls())) == 2
     assert judge.client.asked == 3
+
+
+def test_the_first_failure_is_told_with_how_it_is_tried_again(
+    server: Any, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.faults = ["status:500", "status:503"]
+    judge = judge_of(server, ledger, concurrency=1, attempts=4)
+    seen: list[str] = []
+    with show_on(lambda *told: seen.append(getattr(now_doing(), "what", ""))), caplog.at_level("INFO"):
+        assert None not in judge.ask_many(prompts(3), label="mmhal")
+    told = [record.getMessage() for record in caplog.records if "no reply" in record.getMessage()]
+    assert len(told) == 1
+    assert f"at {server.url}: no reply (status 500: Something is wrong); try 2 of 4 in 0.25 s, later" in told[0]
+    assert any(server.url in words for words in seen)
+    assert now_doing() is None
 
 
 def test_a_judge_that_stays_down_ends_the_run_and_keeps_what_was_paid(server: Any, ledger: Ledger) -> None:
