@@ -17,6 +17,7 @@ from typing import Any, Final
 from support.errors import DataError, one_line
 from support.parsing import parse_json
 from support.records import unpack
+from support.text_parquet import UnsupportedParquetError, read_columns, write_columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,33 +93,46 @@ _LATER = 7  # the last columns, which logs of earlier versions lack
 
 def to_parquet(samples: Sequence[Sample]) -> bytes:
     """The file's bytes; the same for the same samples."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema([(name, pa.bool_() if name == "cut" else pa.string()) for name in _COLUMNS])
     columns = {name: [sample.cut if name == "cut" else _text(sample, name) for sample in samples] for name in _COLUMNS}
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
-    return bytes(sink.getvalue())
+    return write_columns(columns, len(samples))
 
 
 def from_parquet(data: bytes) -> list[Sample]:
     """The samples in a file's bytes; ValueError if it is not a file of samples."""
+    try:
+        return _drop_unrated([_sample(row) for row in _read_rows(data)])
+    except RecursionError:
+        raise ValueError("records or repeats are nested too deep") from None
+
+
+def _read_rows(data: bytes) -> Iterator[Mapping[str, Any]]:
+    try:
+        columns = read_columns(data, most_rows=MAX_SAMPLES, most_bytes=MAX_UNPACKED)
+    except UnsupportedParquetError:  # a log that other programs wrote again, in their ways
+        yield from _read_rows_with_pyarrow(data)
+        return
+    _check_columns(list(columns))
+    for cells in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, cells, strict=True))
+
+
+def _read_rows_with_pyarrow(data: bytes) -> Iterator[Mapping[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        names = file.schema_arrow.names
-        if tuple(names) not in [_COLUMNS[: len(_COLUMNS) - lacking] for lacking in range(_LATER + 1)]:
-            raise ValueError(f"columns must be {', '.join(_COLUMNS)}, not {', '.join(names)}")
+        _check_columns(file.schema_arrow.names)
         if file.metadata.num_rows > MAX_SAMPLES:
             raise ValueError(f"{file.metadata.num_rows:,} samples are over the limit of {MAX_SAMPLES:,}")
-        return _drop_unrated([_sample(row) for row in unpack(file, "samples", MAX_UNPACKED)])
-    except RecursionError:
-        raise ValueError("records or repeats are nested too deep") from None
+        yield from unpack(file, "samples", MAX_UNPACKED)
     except (pa.ArrowException, DataError) as error:
         raise ValueError(one_line(error)) from None
+
+
+def _check_columns(names: Sequence[str]) -> None:
+    if tuple(names) not in [_COLUMNS[: len(_COLUMNS) - lacking] for lacking in range(_LATER + 1)]:
+        raise ValueError(f"columns must be {', '.join(_COLUMNS)}, not {', '.join(names)}")
 
 
 def _drop_unrated(samples: list[Sample]) -> list[Sample]:
