@@ -5,13 +5,15 @@ tests/leaderboards/test_distributions.py.
 """
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import Final
 
 _TINY: Final = 1e-300  # in place of a zero denominator, as Lentz's method has it
 _SAME: Final = 1e-16
+_SMALL: Final = 1e-4
 _MOST_TERMS: Final = 100_000
-_NEWTON_STEPS: Final = 100
+_MOST_STEPS: Final = 200
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
@@ -19,16 +21,15 @@ def incomplete_beta(a: float, b: float, x: float) -> float:
     if x <= 0 or x >= 1:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly, its mirror image does not
-        return 1 - incomplete_beta(b, a, 1 - x)
+        mirrored = math.exp(_log_beta_term(b, a, 1 - x)) / b * _continue_fraction(b, a, 1 - x)
+        if mirrored < 1 - _SMALL:  # else the difference would have lost its digits
+            return 1 - mirrored
     return math.exp(_log_beta_term(a, b, x)) / a * _continue_fraction(a, b, x)
 
 
 def student_tail(value: float, freedom: float) -> float:
     """The chance that Student's t with `freedom` degrees of freedom is above a value of at least 0."""
-    square = value * value
-    if square > freedom:
-        return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + square)) / 2
-    return 0.5 - incomplete_beta(0.5, freedom / 2, square / (freedom + square)) / 2
+    return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + value * value)) / 2
 
 
 def student_quantile(tail: float, freedom: float) -> float:
@@ -36,30 +37,46 @@ def student_quantile(tail: float, freedom: float) -> float:
     low, high = 0.0, max(-NormalDist().inv_cdf(tail), 1.0)
     while student_tail(high, freedom) > tail:
         low, high = high, 2 * high
-    value = high
-    for _ in range(_NEWTON_STEPS):
-        over = student_tail(value, freedom) - tail
-        low, high = (value, high) if over > 0 else (low, value)
-        following = value + over / _student_density(value, freedom)
-        if not low < following < high:
-            following = (low + high) / 2
-        if abs(following - value) <= 4e-16 * value:
-            return following
-        value = following
-    return value
+    # Of logarithms, which are nearly straight: the tail itself is all but 0 over most of the range.
+    return find_root(lambda value: math.log(student_tail(value, freedom) / tail), low, high)
+
+
+def binomial_chance(right: float, wrong: float, chance: float) -> float:
+    """The binomial chance of exactly `right` successes and `wrong` failures; neither need be whole."""
+    if chance <= 0 or chance >= 1:
+        return float((right if chance <= 0 else wrong) <= 0)
+    log = math.lgamma(right + wrong + 1) - math.lgamma(right + 1) - math.lgamma(wrong + 1)
+    return math.exp(log + right * math.log(chance) + wrong * math.log1p(-chance))
+
+
+def find_root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a falling function is 0, at least 0 at `low` and at most 0 at `high`: by the Illinois method."""
+    at_low, at_high = function(low), function(high)
+    before, moved = math.inf, 0
+    for _ in range(_MOST_STEPS):
+        middle = (low * at_high - high * at_low) / (at_high - at_low) if at_high < at_low else low
+        if not low < middle < high:
+            middle = (low + high) / 2
+        if abs(middle - before) <= _SAME * 8 * abs(middle):
+            return middle
+        value, before = function(middle), middle
+        if value > 0:
+            low, at_low, at_high = middle, value, at_high / 2 if moved == 1 else at_high
+            moved = 1
+        else:
+            high, at_high, at_low = middle, value, at_low / 2 if moved == -1 else at_low
+            moved = -1
+    return before
 
 
 def sign_test_p(gained: int, lost: int) -> float:
-    """Two-sided p of the exact sign test: as many gains or more one-sided, if each change may as well be the other."""
-    changes = gained + lost
-    if gained == lost:
-        return 1.0
-    return min(1.0, 2 * incomplete_beta(max(gained, lost), min(gained, lost) + 1, 0.5)) if changes else 1.0
-
-
-def _student_density(value: float, freedom: float) -> float:
-    log = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(freedom * math.pi) / 2
-    return math.exp(log - (freedom + 1) / 2 * math.log1p(value * value / freedom))
+    """Two-sided p of the exact sign test: each change may as well have gone the other way."""
+    changes, fewer = gained + lost, min(gained, lost)
+    ways = as_few = 1  # whole numbers: exact
+    for number in range(fewer):
+        ways = ways * (changes - number) // (number + 1)
+        as_few += ways
+    return min(1.0, 2 * as_few / 2**changes)
 
 
 def _log_beta_term(a: float, b: float, x: float) -> float:

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from leaderboards.statistics.distributions import binomial_chance, find_root, incomplete_beta, student_quantile
 from leaderboards.statistics.resampling import Array, CountsMetric, value_of
 from leaderboards.statistics.significance import ALPHA
 
@@ -34,7 +35,6 @@ _PSEUDO: Final = 0.25  # images at each bound
 _OWN: Final = 0.7  # of the chance of exactly what was seen: 0.5 is the mid-p, with coverage down to 92%; 1 is exact
 _SKEWED: Final = 1.5  # flipped images added to the variance of a difference beside one, where flips are rare
 _LEAST: Final = 1.5  # degrees of freedom
-_HALVINGS: Final = 50
 _LEAST_P: Final = 1e-30
 _NEAR: Final = 1e-3  # of the difference: how near to 0 the end of a significant one may come
 
@@ -297,9 +297,7 @@ def _student(freedom: float, alpha: float = ALPHA) -> float:
     """The quantile of Student's t within which all but `alpha` lie."""
     if freedom > 1e6:
         return _normal(alpha)
-    from scipy.special import stdtrit  # inside: takes a tenth of a second
-
-    return -float(stdtrit(freedom, alpha / 2))
+    return student_quantile(alpha / 2, freedom)
 
 
 def _normal(alpha: float) -> float:
@@ -309,18 +307,16 @@ def _normal(alpha: float) -> float:
 
 def _upper(share: float, answers: float) -> float:
     """Upper end of the binomial interval of a share of so many answers; neither need be whole."""
-    from scipy.special import betainc  # inside: takes a tenth of a second
-
     right, wrong = share * answers, (1 - share) * answers
     if wrong <= 1e-9:
         return 1.0
-    low, high = share, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        below = 1 - float(betainc(right, wrong + 1, middle)) if right > 1e-9 else 0.0
-        most = 1 - float(betainc(right + 1, wrong, middle))
-        low, high = (middle, high) if (1 - _OWN) * below + _OWN * most > ALPHA / 2 else (low, middle)
-    return (low + high) / 2
+
+    def tail_beyond(chance: float) -> float:
+        """How much likelier than it may be is as little as was seen: 0 at the interval's end."""
+        exactly = binomial_chance(right, wrong, chance)
+        return 1 - incomplete_beta(right + 1, wrong, chance) - (1 - _OWN) * exactly - ALPHA / 2
+
+    return find_root(tail_beyond, share, 1.0)
 
 
 def _unseen_error(flips: Array, images: float, width: float) -> float:

@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from leaderboards.statistics.distributions import sign_test_p
 from leaderboards.statistics.resampling import Counted, value_of
 
 _SAME: Final = 1e-9  # relative: rounding of a share stays below it
@@ -16,10 +17,8 @@ def mcnemar_p(base: Counted, other: Counted, images: Sequence[str]) -> float | N
     ours, theirs = _correct_answers(base, images), _correct_answers(other, images)
     if ours is None or theirs is None:
         return None
-    from scipy.stats import binomtest  # inside: takes half a second
-
     gained, lost = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
-    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return sign_test_p(gained, lost)
 
 
 def _correct_answers(side: Counted, images: Sequence[str]) -> NDArray[np.bool_] | None:

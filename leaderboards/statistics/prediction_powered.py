@@ -29,6 +29,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from leaderboards.statistics.distributions import student_quantile
 from leaderboards.statistics.resampling import Array, CountsMetric, value_of
 from leaderboards.statistics.significance import ALPHA, tail
 from support.errors import RecordsError
@@ -186,6 +187,4 @@ def _count_varied(values: Array) -> int:
 
 def _find_quantile(freedom: int) -> float:
     """Of Student's t: 95% lie within it on both sides of 0."""
-    from scipy.special import stdtrit  # inside: takes a tenth of a second
-
-    return float(stdtrit(freedom, 1 - ALPHA / 2))
+    return student_quantile(ALPHA / 2, freedom)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Final
 
+from leaderboards.statistics.distributions import student_tail
 from leaderboards.statistics.resampling import Array
 
 ALPHA: Final = 0.05
@@ -29,9 +30,7 @@ def tail(deviation: float, freedom: float = math.inf) -> float:
     degrees of freedom."""
     if math.isinf(freedom):
         return math.erfc(deviation / math.sqrt(2))
-    from scipy.special import stdtr  # inside: takes a tenth of a second
-
-    return 2 * float(stdtr(freedom, -deviation))
+    return 2 * student_tail(deviation, freedom)
 
 
 def least_p(apart: int) -> float:

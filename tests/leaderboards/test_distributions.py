@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from leaderboards.statistics.distributions import incomplete_beta, sign_test_p, student_quantile, student_tail
+from leaderboards.statistics.distributions import (
+    binomial_chance,
+    find_root,
+    incomplete_beta,
+    sign_test_p,
+    student_quantile,
+    student_tail,
+)
 
 
 @pytest.mark.parametrize("x", (0.0, 1e-9, 1e-3, 0.02, 0.3, 0.5, 0.77, 0.98, 0.9999, 1.0))
@@ -28,3 +35,23 @@ def test_students_t_is_scipys(freedom: float) -> None:
 def test_the_sign_test_is_scipys(gained: int, lost: int) -> None:
     expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
     assert sign_test_p(gained, lost) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_the_binomial_is_scipys() -> None:
+    for right, wrong in ((0, 0), (0, 7), (7, 0), (3, 9), (4_000, 4_900)):
+        for chance in (0.0, 0.01, 0.45, 0.99, 1.0):
+            expected = float(stats.binom.pmf(right, right + wrong, chance))
+            assert binomial_chance(right, wrong, chance) == pytest.approx(expected, rel=1e-8, abs=1e-300)
+
+
+@pytest.mark.parametrize("root", (1e-9, 0.001, 0.3, 0.999))
+@pytest.mark.parametrize("power", (1, 3, 40))
+def test_a_root_is_found_in_few_steps(root: float, power: int) -> None:
+    calls: list[float] = []
+
+    def function(value: float) -> float:
+        calls.append(value)
+        return root**power - value**power if power < 40 else root - value
+
+    assert find_root(function, 0.0, 1.0) == pytest.approx(root, rel=1e-9, abs=1e-12)
+    assert len(calls) < 120
