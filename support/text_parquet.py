@@ -3,8 +3,8 @@
     data = write_columns({"id": ["1", "2"], "cut": [True, False]}, count=2)
     columns = read_columns(data, most_rows=1_000, most_bytes=1 << 20)
 
-Written are PLAIN pages under gzip: the same bytes for the same cells. Read are PLAIN and dictionary pages, uncompressed,
-under gzip or zstd: what pyarrow writes of such columns. UnsupportedParquetError is raised for other valid files,
+Written are PLAIN pages under gzip: the same bytes for the same cells. Read are PLAIN and dictionary pages, under gzip,
+zstd or nothing: what pyarrow writes of such columns. UnsupportedParquetError is raised for other valid files,
 ValueError for damaged ones. The format: https://github.com/apache/parquet-format (parquet.thrift, Encodings.md).
 """
 
@@ -139,7 +139,7 @@ def _write_varint(number: int) -> bytes:
 
 
 def read_columns(data: bytes, *, most_rows: int, most_bytes: int) -> dict[str, Cells]:
-    """The cells of every column. ValueError for a damaged file, or one with more rows or bytes of cells than allowed."""
+    """The cells of every column. ValueError for a damaged file, or more rows or bytes of cells than allowed."""
     try:
         return _read_columns(data, most_rows, most_bytes)
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError, struct.error, zlib.error) as error:
@@ -172,7 +172,9 @@ def _read_columns(data: bytes, most_rows: int, most_bytes: int) -> dict[str, Cel
     return columns
 
 
-def _read_chunk(data: bytes, facts: Mapping[int, Any], field: Mapping[int, Any], rows: int, most: int) -> Iterator[Cells]:
+def _read_chunk(
+    data: bytes, facts: Mapping[int, Any], field: Mapping[int, Any], rows: int, most: int
+) -> Iterator[Cells]:
     """The cells of one column in one row group, page by page."""
     kind = field[1]
     if kind not in (_BOOLEAN, _TEXT) or field[3] not in (_REQUIRED, _OPTIONAL):

@@ -14,7 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from typer.main import get_command
@@ -45,6 +45,8 @@ from support.full_disk import describe_full_disk
 from support.processes import is_launched, is_main_process
 from support.secrets import redact, remember_address
 from tasks.judges.budgets import end_budgets
+
+_TRAINING: Final = ("train", "train-arm", "train-then-eval", "watch", "vlfeedback", "povid")
 
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -174,6 +176,7 @@ def _tell(error: Exception, command: str, given: Sequence[str]) -> int:
     cause = error.__cause__ if isinstance(error, typer.Abort) and error.__cause__ else error  # typer's, of an EOFError
     _show_place(cause)
     if isinstance(cause, ModuleNotFoundError) and (extra := extra_of(cause.name)) is not None:
+        extra = "train" if command in _TRAINING else extra  # which brings the other, too
         return say(f"this needs {cause.name}, which is not installed: {install_command(extra)}", FAILED)
     words = f"{type(cause).__name__}: {one_line(cause)}"
     return say(f"{words}: a mistake in harness, which -v shows the place of; please report it", FAILED)

@@ -26,6 +26,7 @@ from harness.models.weight_files import (
     write_index,
 )
 from support.errors import InputError, MissingWeights, ModelError
+from support.extras import is_installed
 from support.files import cache_folder
 from support.hub_progress import shown_as
 from support.progress import doing
@@ -86,6 +87,8 @@ def in_cache(spec: ModelSpec) -> Path | None:
     """The folder of a local model's files as far as they are on this machine; nothing is asked of the network."""
     if Path(spec.pretrained).is_dir():
         return Path(spec.pretrained)
+    if not is_installed("huggingface_hub"):  # a light install, which keeps none
+        return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 

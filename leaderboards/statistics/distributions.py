@@ -72,11 +72,11 @@ def find_root(function: Callable[[float], float], low: float, high: float) -> fl
 def sign_test_p(gained: int, lost: int) -> float:
     """Two-sided p of the exact sign test: each change may as well have gone the other way."""
     changes, fewer = gained + lost, min(gained, lost)
-    ways = as_few = 1  # whole numbers: exact
+    ways, as_few = 1, 1  # whole numbers: exact
     for number in range(fewer):
         ways = ways * (changes - number) // (number + 1)
         as_few += ways
-    return min(1.0, 2 * as_few / 2**changes)
+    return min(1.0, 2 * as_few / (1 << changes))
 
 
 def _log_beta_term(a: float, b: float, x: float) -> float:

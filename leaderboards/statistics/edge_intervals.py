@@ -117,13 +117,12 @@ class Spread(NamedTuple):
 
     def p_value(self, difference: float) -> float:
         """The largest alpha whose interval leaves 0 out: at most 5% if and only if 0 is outside of `ends`."""
-        low, high = _LEAST_P, 1.0
         if abs(difference) <= self.reach(1.0) or not abs(difference) > 0:
             return 1.0
-        for _ in range(_HALVINGS):
-            middle = math.sqrt(low * high)  # in the middle of the logarithms: small ones matter, too
-            low, high = (low, middle) if self.reach(middle) < abs(difference) else (middle, high)
-        return high
+        if abs(difference) >= self.reach(_LEAST_P):
+            return _LEAST_P
+        # Of logarithms: small ones matter, too.
+        return math.exp(find_root(lambda log: self.reach(math.exp(log)) - abs(difference), math.log(_LEAST_P), 0.0))
 
 
 def difference_spread(

@@ -4,16 +4,15 @@ An object is a colour and a shape ("red circle"), which CHAIR's double-word rule
 reads words, not phrases: sizes and positions are not checked, and an object named twice is right twice.
 """
 
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.benchmarks import chair
 from tasks.metric import mean_of
+from tasks.scenes.dataset import as_dataset
 from tasks.scenes.language import DETAILED
 from tasks.scenes.world import COLORS, SHAPES, Scene, scenes
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 IMAGES = 400
 
@@ -37,10 +36,8 @@ def objects(scene: Scene) -> list[str]:
     return sorted({" ".join(thing.kind) for thing in scene.things} | ({"sign"} if scene.sign else set()))
 
 
-def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
+def load(split: str = "test", **_: Any) -> Mapping[str, Sequence[Any]]:
     """One caption a scene; the instructions take turns."""
-    from datasets import Dataset
-
     rows = [
         {
             "id": scene.id,
@@ -51,7 +48,7 @@ def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
         }
         for index, scene in enumerate(islice(scenes(f"{split}/chair"), IMAGES))
     ]
-    return {"test": Dataset.from_list(rows)}
+    return as_dataset(rows)
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:

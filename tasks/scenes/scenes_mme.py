@@ -1,14 +1,13 @@
 """MME over rendered scenes: yes/no questions in pairs, read and scored by MME's own rules."""
 
 import random
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tasks.benchmarks import mme, yes_no
+from tasks.scenes.dataset import as_dataset
 from tasks.scenes.language import COGNITION, PERCEPTION, YES_NO, YES_NO_SUFFIX, yes_no_pair
 from tasks.scenes.world import scenes
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 IMAGES = 25
 """Images per category, two questions each."""
@@ -39,11 +38,9 @@ def questions(split: str) -> list[dict[str, str]]:
     return rows
 
 
-def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
+def load(split: str = "test", **_: Any) -> Mapping[str, Sequence[Any]]:
     """The dataset as lm-eval wants it; other splits ("tune") are for choosing settings."""
-    from datasets import Dataset
-
-    return {"test": Dataset.from_list(questions(split))}
+    return as_dataset(questions(split))
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:

@@ -1,16 +1,14 @@
 """MMHal-Bench over rendered scenes: open questions of its eight types, each answer rated 0-6 by the judge in use."""
 
 import random
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tasks.benchmarks import mmhal
 from tasks.judges.protocol import Doc, JudgeReply, JudgeSession, scores_replies
+from tasks.scenes.dataset import as_dataset
 from tasks.scenes.language import OPEN, mentions, open_question
 from tasks.scenes.world import Scene, image_of, make_scene, scenes
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 QUESTIONS = 12
 """Questions of each type, as in MMHal-Bench."""
@@ -40,11 +38,9 @@ def questions(split: str) -> list[dict[str, str]]:
     return [found[type][index] for index in range(QUESTIONS) for type in OPEN]
 
 
-def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
+def load(split: str = "test", **_: Any) -> Mapping[str, Sequence[Any]]:
     """The dataset as lm-eval wants it."""
-    from datasets import Dataset
-
-    return {"test": Dataset.from_list(questions(split))}
+    return as_dataset(questions(split))
 
 
 def judge(answers: Sequence[str], docs: Sequence[Doc], session: JudgeSession) -> list[JudgeReply]:

@@ -1,16 +1,14 @@
 """POPE over rendered scenes. Absent objects are drawn at random, by frequency and by co-occurrence."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.benchmarks import pope, yes_no
+from tasks.scenes.dataset import as_dataset
 from tasks.scenes.language import exists
 from tasks.scenes.world import COLORS, COMPANIONS, SHAPES, Kind, Scene, scenes
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 IMAGES = 60
 PROBES = 2
@@ -64,11 +62,9 @@ def questions(split: str) -> list[dict[str, str]]:
     return rows
 
 
-def load(split: str = "test", **_: Any) -> "dict[str, Dataset]":
+def load(split: str = "test", **_: Any) -> Mapping[str, Sequence[Any]]:
     """The dataset as lm-eval wants it."""
-    from datasets import Dataset
-
-    return {"test": Dataset.from_list(questions(split))}
+    return as_dataset(questions(split))
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
