@@ -33,6 +33,10 @@ class UnsupportedParquetError(Exception):
     """A Parquet file with columns, encodings or compression that this module does not read."""
 
 
+class _Damage(Exception):
+    """What is wrong in a file."""
+
+
 # Writing.
 
 
@@ -142,8 +146,10 @@ def read_columns(data: bytes, *, most_rows: int, most_bytes: int) -> dict[str, C
     """The cells of every column. ValueError for a damaged file, or more rows or bytes of cells than allowed."""
     try:
         return _read_columns(data, most_rows, most_bytes)
-    except (IndexError, KeyError, TypeError, AttributeError, OverflowError, struct.error, zlib.error) as error:
-        raise ValueError(f"not a parquet file, or a damaged one: {type(error).__name__}: {error}") from None
+    except _Damage as error:
+        raise ValueError(f"a damaged parquet file: {error}") from None
+    except (LookupError, TypeError, AttributeError, OverflowError, UnicodeError, struct.error, zlib.error) as error:
+        raise ValueError(f"a damaged parquet file: {type(error).__name__}: {error}") from None
 
 
 def _read_columns(data: bytes, most_rows: int, most_bytes: int) -> dict[str, Cells]:
@@ -151,7 +157,7 @@ def _read_columns(data: bytes, most_rows: int, most_bytes: int) -> dict[str, Cel
         raise ValueError("not a parquet file")
     (size,) = struct.unpack("<I", data[-8:-4])
     if size > len(data) - 12:
-        raise ValueError("a damaged parquet file: its footer is longer than the file")
+        raise _Damage("its footer is longer than the file")
     footer = _Reader(data[-8 - size : -8]).read_struct()
     if footer[3] > most_rows:
         raise ValueError(f"{footer[3]:,} samples are over the limit of {most_rows:,}")
@@ -168,7 +174,7 @@ def _read_columns(data: bytes, most_rows: int, most_bytes: int) -> dict[str, Cel
                     raise ValueError(f"unpacks to over {most_bytes:,} bytes")
                 columns[field[4].decode()] += cells
     if any(len(cells) != footer[3] for cells in columns.values()):
-        raise ValueError("a damaged parquet file: its columns do not have as many cells as it has rows")
+        raise _Damage("its columns do not have as many cells as it has rows")
     return columns
 
 
@@ -192,7 +198,7 @@ def _read_chunk(
             raise UnsupportedParquetError("pages of version 2")
         count = header[5][1]
         if not 0 < count <= rows:
-            raise ValueError("a damaged parquet file: a page has more cells than its rows")
+            raise _Damage("a page has more cells than its rows")
         rows -= count
         yield _read_page(_Reader(raw), header[5], kind, known, optional=field[3] == _OPTIONAL)
 
@@ -235,7 +241,7 @@ def _unpack(codec: int, data: bytes, size: int, most: int) -> bytes:
     else:
         raise UnsupportedParquetError(f"compression {codec}")
     if len(raw) != size:
-        raise ValueError("a damaged parquet file: a page is not as long as it says")
+        raise _Damage("a page is not as long as it says")
     return raw
 
 
@@ -245,11 +251,11 @@ def _unpack_zstd(data: bytes, size: int) -> bytes:
     try:
         return bytes(ZstdDecompressor().decompress(data, size + 1))
     except ZstdError as error:
-        raise ValueError(f"a damaged parquet file: {error}") from None
+        raise _Damage(str(error)) from None
 
 
 class _Reader:
-    """Reads bytes from the front; IndexError where there are not enough."""
+    """Reads bytes from the front; _Damage where there are not enough."""
 
     def __init__(self, data: bytes, place: int = 0) -> None:
         self.data, self.place = data, place
@@ -257,7 +263,7 @@ class _Reader:
     def take(self, size: int) -> bytes:
         end = self.place + size
         if size < 0 or end > len(self.data):
-            raise IndexError("it ends too early")
+            raise _Damage("it ends too early")
         taken, self.place = self.data[self.place : end], end
         return taken
 
@@ -268,12 +274,12 @@ class _Reader:
             number |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return number
-        raise ValueError("a damaged parquet file: an integer has more than 64 bits")
+        raise _Damage("an integer has more than 64 bits")
 
     def read_runs(self, width: int, count: int) -> list[int]:
         """`count` integers of `width` bits in the hybrid of runs and bits."""
         if width > 32:
-            raise ValueError("a damaged parquet file: an index has more than 32 bits")
+            raise _Damage("an index has more than 32 bits")
         found: list[int] = []
         while len(found) < count:
             head = self.read_varint()
@@ -285,13 +291,13 @@ class _Reader:
                 value = int.from_bytes(self.take((width + 7) // 8), "little")
                 found += [value] * min(head >> 1, count - len(found))
                 if not head >> 1:
-                    raise ValueError("a damaged parquet file: an empty run")
+                    raise _Damage("an empty run")
         return found
 
     def read_struct(self, depth: int = 0) -> dict[int, Any]:
         """A struct in Thrift's compact form: field id -> value."""
         if depth > _MOST_DEPTH:
-            raise ValueError("a damaged parquet file: nested too deep")
+            raise _Damage("nested too deep")
         members: dict[int, Any] = {}
         number = 0
         while head := self.take(1)[0]:
@@ -315,15 +321,15 @@ class _Reader:
                 return self._read_list(depth)
             case 12:
                 return self.read_struct(depth + 1)
-        raise ValueError(f"a damaged parquet file: a value of kind {kind}")
+        raise _Damage(f"a value of kind {kind}")
 
     def _read_list(self, depth: int) -> list[Any]:
         if depth > _MOST_DEPTH:
-            raise ValueError("a damaged parquet file: nested too deep")
+            raise _Damage("nested too deep")
         head = self.take(1)[0]
         size = self.read_varint() if head >> 4 == 15 else head >> 4
         if size > len(self.data) - self.place:
-            raise IndexError("it ends too early")
+            raise _Damage("it ends too early")
         if head & 15 in (1, 2):
             return [self.take(1)[0] == 1 for _ in range(size)]
         return [self._read_value(head & 15, depth + 1) for _ in range(size)]
