@@ -1,46 +1,58 @@
-"""How sharply a task sees: which difference a run of n samples can show, and how many samples a claim needs.
+"""How sharply a task sees: which difference a run of n images can show, and how many images a claim needs.
 
-    power = paired(base_records, other_records, mme.perception, unit="points")
-    power.detectable()                 # 51.3: what the whole run shows
-    power.detectable(samples=500)      # of so many questions
-    power.samples_for(20)              # how many questions a claim of 20 points needs
+    power = paired([base_records], [other_records], mme.perception, unit="points")
+    power.detectable()                          # 51.3: what the whole run shows
+    power.detectable(images=200, tests=12)      # of so many images, as one of 12 tests under Holm's adjustment
+    power.images_for(20, repeats=3)             # how many images a claim of 20 points needs, if judged three times
 
-A difference is seen if 80% of runs would find it significant at the 5% level, two-sided, as one metric taken alone: it
-is 2.80 standard errors, as `PairedTest.mde`. In a panel of several metrics each needs a little more. The error is the
-best that is known: of two models' answers to the same questions; else of one model's, with a second model assumed
-independent of it; else of assumed right and wrong answers. It shrinks with the root of the number of images, each with
-as many questions as before.
+A difference is seen if 80% of runs find it significant at the 5% level, two-sided. The spread is the best that is
+known: of two models' answers to the same questions; else of one model's, with a second model assumed independent of
+it; else of assumed right and wrong answers. Images are drawn, each with as many questions as before, so that questions
+about one image count as the cluster they are; what a judge adds is told apart where it rated answers several times.
+Holm's adjustment asks a p of 0.05 / tests of the smallest one, which a difference meets whatever the others are.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from leaderboards.board.board import Board, newest
 from leaderboards.board.entry import Entry
-from leaderboards.board.sample import Sample
-from leaderboards.statistics.resampling import CountsMetric, Record, bootstrap, counts_of, image_of, strata
-from leaderboards.statistics.significance import DETECTED
-from leaderboards.statistics.verdict import compare
+from leaderboards.board.sample import Sample, repeats_of
+from leaderboards.comparison.paired_logs import same_questions
+from leaderboards.statistics.planned_test import Spread, smallest_difference
+from leaderboards.statistics.resampling import (
+    Array,
+    Counted,
+    CountsMetric,
+    Record,
+    bootstrap,
+    common,
+    value_of,
+)
+from leaderboards.statistics.significance import ALPHA, judge_spread
 from support.errors import CompareError, did_you_mean
-from support.markdown import cell, number, table
 
 RANGES: Final = {"%": 100.0, "0-6": 6.0, "1-10": 9.0}
 """Unit -> how far its values lie apart at most, where an answer by itself has one."""
 
+REPEATS: Final = (1, 2, 3, 5, 10)
+"""Of the judge, as compared by `harness power`."""
 
 _MOST_IMAGES: Final = 1e12
+_RESAMPLES: Final = 10_000
+_NO_SPREAD: Final = 1e-9  # of a standard error, relative to the scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Power:
     """What is known of the chance in a difference of two models on one metric."""
 
-    error: float
-    """Standard error of the difference on `images` images, in `unit`."""
+    spread: Spread
+    """In `unit`, squared."""
 
     images: int
 
@@ -50,30 +62,77 @@ class Power:
     unit: str
 
     basis: str
-    """What the error comes from and supposes, in words."""
+    """What the spread comes from and supposes, in words."""
 
-    def detectable(self, samples: int | None = None) -> float:
-        """The true difference, in `unit`, that 80% of runs of so many questions (None: of as many as here) find;
-        CompareError below 1."""
+    cluster: float | None = None
+    """Variance by images over that of as many independent questions (Kish's design effect); None: not known, as the
+    metric needs an image's questions together."""
+
+    judge: str | None = None
+    """Who rated the answers."""
+
+    judged: int = 1
+    """How often: with one repeat, what the judge adds is part of the spread over images, or not known."""
+
+    @property
+    def error(self) -> float:
+        """Standard error of the difference on `images` images, as they were judged, in `unit`."""
+        return math.sqrt(self.spread.variance(self.images, self.judged))
+
+    def detectable(
+        self,
+        samples: int | None = None,
+        *,
+        images: float | None = None,
+        repeats: int | None = None,
+        tests: int = 1,
+    ) -> float:
+        """The true difference, in `unit`, that 80% of runs find: of so many questions or images (None: as many as
+        here), judged `repeats` times (None: as here), as one of `tests` under Holm's adjustment.
+
+        Infinite where no difference is found; CompareError for less than one question.
+        """
         if samples is not None and samples < 1:
             raise CompareError(f"samples must be at least 1, but is {samples}")
-        return DETECTED * self.error * math.sqrt(self.samples / (samples or self.samples))
+        drawn = self.images * (samples or self.samples) / self.samples if images is None else images
+        return smallest_difference(self.spread, drawn, repeats=repeats or self.judged, level=ALPHA / tests)
 
-    def samples_for(self, difference: float) -> int:
-        """How many questions, about whole images, let 80% of runs find a true difference.
+    def images_for(self, difference: float, *, repeats: int | None = None, tests: int = 1) -> int:
+        """How many images let 80% of runs find a true difference.
 
-        CompareError for a difference that is not more than 0, that no two scores can have, or that is too small.
+        CompareError for a difference that is not more than 0, that no two scores can have, that is too small, or that
+        no number of images shows, since the judge alone makes scores differ by as much.
         """
         if not 0 < difference <= self.widest or math.isinf(difference):
             bounds = "more than 0" + (f" and at most {self.widest:g}" if math.isfinite(self.widest) else "")
             raise CompareError(f"difference must be {bounds} {self.unit}".rstrip() + f", but is {difference:g}")
-        needed = self.images * (self.detectable() / difference) * (self.detectable() / difference)
-        if needed > _MOST_IMAGES:
+        asked = f"a difference of {difference:g} {self.unit}".rstrip()
+        least = self.detectable(images=_MOST_IMAGES, repeats=repeats, tests=tests)
+        if least > difference and self.spread.moods:
             raise CompareError(
-                f"a difference of {difference:g} {self.unit}".rstrip() + f" needs more than {_MOST_IMAGES:.0e} images"
+                f"{asked} is found by no number of images: the judge's moods alone hide up to {least:.3g}; "
+                "ask for more --judge-repeats"
             )
-        images = max(1, math.ceil(needed - 1e-9))  # a whole number, however floats fall
-        return math.ceil(images * self.samples / self.images)
+        if least > difference:
+            raise CompareError(f"{asked} needs more than {_MOST_IMAGES:.0e} images")
+        low, high = 1, 2
+        while self.detectable(images=high, repeats=repeats, tests=tests) > difference:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            seen = self.detectable(images=middle, repeats=repeats, tests=tests) <= difference
+            low, high = (low, middle) if seen else (middle, high)
+        return high
+
+    def samples_for(self, difference: float, *, repeats: int | None = None, tests: int = 1) -> int:
+        """The same in questions, about whole images."""
+        return math.ceil(self.images_for(difference, repeats=repeats, tests=tests) * self.samples / self.images)
+
+    @property
+    def correlation(self) -> float | None:
+        """Of the differences of two questions about one image; None where it is not known."""
+        each = self.samples / self.images
+        return None if self.cluster is None or each <= 1 else (self.cluster - 1) / (each - 1)
 
     @property
     def widest(self) -> float:
@@ -82,59 +141,155 @@ class Power:
 
 
 def paired(
-    base: Sequence[Record],
-    other: Sequence[Record],
+    base: Sequence[Sequence[Record]],
+    other: Sequence[Sequence[Record]],
     metric: CountsMetric,
     *,
     unit: str,
     names: tuple[str, str] = ("", ""),
+    judge: str | None = None,
 ) -> Power:
-    """From two models' answers to the same questions; CompareError where these show no chance at all."""
-    verdict = compare(base, other, metric, higher_is_better=True)
-    if verdict.mde is None:
-        raise CompareError(
-            f"no spread between {_and(names)}: {verdict.images} images, scores {verdict.base} and {verdict.other}"
-        )
-    asked = {image_of(record) for record in other}
-    samples = sum(image_of(record) in asked for record in base)
-    basis = f"{_and(names)} on the same {verdict.images} images, paired"
-    return Power(error=verdict.mde / DETECTED, images=verdict.images, samples=samples, unit=unit, basis=basis)
+    """From two models' answers to the same questions, each in every repeat of its judge (one without repeats);
+    CompareError where these show no chance at all."""
+    sides = [[Counted(records, metric) for records in side] for side in (base, other)]
+    every = [one for side in sides for one in side]
+    images = common(every)
+    parts = every[0].strata(images)
+    counts = [[one.counts(images) for one in side] for side in sides]
+    drawn = _drawn([own for side in counts for own in side], parts, metric)
+    answers, ratings = _variances(drawn, len(base), len(other))
+    scores = [np.array([float(value_of(metric, own.sum(axis=0))) for own in side]) for side in counts]
+    if not math.sqrt(answers + ratings) > _NO_SPREAD * float(np.abs(np.concatenate(scores)).max(initial=0)):
+        before, after = (float(side.mean()) for side in scores)
+        raise CompareError(f"no spread between {_and(names)}: {len(images)} images, scores {before} and {after}")
+    kept = set(images)
+    asked = sum(image in kept for image in sides[0][0].images)
+    spread = Spread(
+        answers=answers * len(images),
+        ratings=ratings * len(images),
+        moods=max(0.0, judge_spread(scores)[0] ** 2 - ratings / 2),
+    )
+    return Power(
+        spread=spread,
+        images=len(images),
+        samples=asked,
+        unit=unit,
+        basis=f"{_and(names)} on the same {len(images)} images, paired",
+        cluster=_design_effect([side[0] for side in sides], images, answers + ratings),
+        judge=judge,
+        judged=min(len(base), len(other)),
+    )
 
 
-def single(records: Sequence[Record], metric: CountsMetric, *, unit: str, name: str = "") -> Power:
+def single(
+    repeats: Sequence[Sequence[Record]], metric: CountsMetric, *, unit: str, name: str = "", judge: str | None = None
+) -> Power:
     """From one model's answers: a second one with as much spread, whose answers have nothing to do with the first
     one's.
 
     Two models fail on the same hard images, the more so if one was trained from the other, and that makes the true
     error smaller.
     """
-    images = list(dict.fromkeys(map(image_of, records)))
-    counts = [counts_of(records, images, metric)]
-    drawn = (
-        bootstrap(counts, strata(records, images), metric, resamples=10_000, seed=0)
-        if len(images) > 1
-        else np.empty((0, 1))
-    )
-    drawn = drawn[np.isfinite(drawn)]
-    error = float(drawn.std()) if drawn.size else 0.0
+    sides = [Counted(records, metric) for records in repeats]
+    images = common(sides) if sides and sides[0].records else []
+    counts = [side.counts(images) for side in sides] if images else []
+    drawn = _drawn(counts, sides[0].strata(images), metric) if len(images) > 1 else np.zeros((1, 1))
+    answers, ratings = _variances(drawn, drawn.shape[1], 0)
     who = name or "the model"
-    if error <= 1e-9 * float(abs(drawn).max(initial=0)):
+    if not math.sqrt(answers + ratings) > _NO_SPREAD * float(abs(drawn).max(initial=0)):
         raise CompareError(f"no spread in the answers of {who} ({len(images)} images)")
-    basis = (
-        f"{who} alone on {len(images)} images, and a second model supposed independent of it: "
-        "with paired answers a run sees more"
+    scores = [np.array([float(value_of(metric, own.sum(axis=0))) for own in counts])]
+    return Power(
+        spread=Spread(
+            answers=2 * answers * len(images),
+            ratings=2 * ratings * len(images),
+            moods=max(0.0, judge_spread(scores)[0] ** 2 - ratings),
+        ),
+        images=len(images),
+        samples=len(sides[0].records),
+        unit=unit,
+        basis=f"{who} alone on {len(images)} images, and a second model supposed independent of it: "
+        "with paired answers a run sees more",
+        cluster=_design_effect(sides[:1], images, answers + ratings),
+        judge=judge,
+        judged=len(repeats),
     )
-    return Power(error=math.sqrt(2) * error, images=len(images), samples=len(records), unit=unit, basis=basis)
 
 
-def supposed(samples: int, *, unit: str, accuracy: float = 50.0, discordance: float | None = None) -> Power:
-    """Without any answers: each question stands for itself, and is right or wrong as a share of `accuracy` % are.
+def _drawn(counts: Sequence[Array], parts: Any, metric: CountsMetric) -> Array:
+    """Bootstrap scores [resamples, repeats] that all have a score."""
+    if len(parts) < 2:
+        return np.zeros((1, len(counts)))
+    drawn = bootstrap(counts, parts, metric, resamples=_RESAMPLES, seed=0)
+    drawn = drawn[np.isfinite(drawn).all(axis=1)]
+    return drawn if len(drawn) else np.zeros((1, len(counts)))
+
+
+def _variances(drawn: Array, first: int, second: int) -> tuple[float, float]:
+    """(What the answers, and what one repeat's rating noise add) to the variance of second - first over images.
+
+    `drawn` [resamples, first + second]: what two repeats have in common is the answers', the rest is noise. A side
+    without repeats is taken to have as much noise as the other.
+    """
+    table = np.atleast_2d(np.cov(drawn, rowvar=False, bias=True))
+    parts = [slice(0, first), slice(first, first + second)]
+    own = [float(np.diag(table)[part].mean()) for part in parts if table[part, part].size]
+    sizes = [size for size in (first, second) if size]
+    noises = [
+        one - float((table[part, part].sum() - np.trace(table[part, part])) / (size * (size - 1)))
+        for one, part, size in zip(own, parts, sizes, strict=False)
+        if size > 1
+    ]
+    ratings = max(0.0, float(np.mean(noises))) * len(own) if noises else 0.0
+    whole = sum(own) - 2 * (float(table[parts[0], parts[1]].mean()) if second else 0.0)
+    return max(0.0, whole - ratings), ratings
+
+
+def _design_effect(sides: Sequence[Counted], images: Sequence[str], variance: float) -> float | None:
+    """`variance` by images over that by questions; None where an image's counts are not the sums of its questions'."""
+    kept = set(images)
+    loose = [
+        Counted([_alone(record, f"{at}") for at, record in enumerate(_in_order(side, kept))], side.metric)
+        for side in sides
+    ]
+    if len({len(one.records) for one in loose}) > 1 or len(loose[0].records) == len(images):
+        return 1.0 if len(loose[0].records) == len(images) else None
+    for one, side in zip(loose, sides, strict=True):
+        if not np.allclose(one.counts(one.images).sum(axis=0), side.counts(images).sum(axis=0)):
+            return None
+    names = loose[0].images
+    drawn = _drawn([one.counts(names) for one in loose], loose[0].strata(names), sides[0].metric)
+    alone = float((drawn[:, -1] - (drawn[:, 0] if len(sides) > 1 else 0)).var())
+    return variance / alone if alone > 0 else None
+
+
+def _in_order(side: Counted, kept: set[str]) -> list[Record]:
+    """The records of these images, image by image, so that two sides' are of the same questions."""
+    found = [(image, at) for at, image in enumerate(side.images) if image in kept]
+    return [side.records[at] for _, at in sorted(found)]
+
+
+def _alone(record: Record, name: str) -> Record:
+    """The record as if its question were the only one about its image."""
+    return {**{key: value for key, value in record.items() if key != "cluster"}, "image": name}
+
+
+def supposed(
+    samples: int,
+    *,
+    unit: str,
+    accuracy: float = 50.0,
+    discordance: float | None = None,
+    per_image: float = 1,
+    correlation: float = 0.0,
+) -> Power:
+    """Without any answers: each question is right or wrong as a share of `accuracy` % are.
 
     The score is taken for the mean over the questions, each of which has the least or the most it can have. A share of
     right answers is one; a rate over some of the questions sees less, and ratings in between see more. `discordance`:
     on how many % of the questions just one of two models is right; None: as if they were independent, which at 50% is
-    the most there can be by chance. Questions about one image depend on each other, and that makes the true error
-    larger. CompareError for a unit in which one answer has no range.
+    the most there can be by chance. `per_image` questions are about each image, and their differences are correlated by
+    `correlation`. CompareError for a unit in which one answer has no range.
     """
     if unit not in RANGES:
         raise CompareError(
@@ -146,6 +301,10 @@ def supposed(samples: int, *, unit: str, accuracy: float = 50.0, discordance: fl
         raise CompareError(f"accuracy must be between 0 and 100 %, but is {accuracy:g}")
     if discordance is not None and not 0 < discordance <= 100:
         raise CompareError(f"discordance must be more than 0 and at most 100 %, but is {discordance:g}")
+    if not 1 <= per_image <= samples:
+        raise CompareError(f"questions of an image must be between 1 and the {samples} samples, but are {per_image:g}")
+    if not 0 <= correlation <= 1:
+        raise CompareError(f"correlation must be between 0 and 1, but is {correlation:g}")
     apart = 2 * accuracy / 100 * (1 - accuracy / 100) if discordance is None else discordance / 100
     why = f", as independent ones that are {accuracy:g}% right do" if discordance is None else ""
     what = (
@@ -153,10 +312,20 @@ def supposed(samples: int, *, unit: str, accuracy: float = 50.0, discordance: fl
         if unit == "%"
         else f"every answer to be rated {' or '.join(unit.split('-'))}"
     )
-    differ = f"no answers: two models supposed to differ on {100 * apart:.3g}% of the questions{why}"
-    basis = f"{differ}, every question to stand for itself, and {what}"
+    alone = (
+        "every question to stand for itself"
+        if per_image == 1
+        else f"{per_image:g} questions about each image, correlated by {correlation:g}"
+    )
+    cluster = 1 + (per_image - 1) * correlation
     return Power(
-        error=RANGES[unit] * math.sqrt(apart / samples), images=samples, samples=samples, unit=unit, basis=basis
+        spread=Spread(answers=RANGES[unit] ** 2 * apart * cluster / per_image),
+        images=max(1, round(samples / per_image)),
+        samples=samples,
+        unit=unit,
+        basis=f"no answers: two models supposed to differ on {100 * apart:.3g}% of the questions{why}, {alone}, "
+        f"and {what}",
+        cluster=cluster,
     )
 
 
@@ -198,63 +367,34 @@ def of_boards(
         raise CompareError(
             f"{model!r} and {against!r} were scored on different versions of {task}, or by different judges"
         )
-    logs: dict[str, list[Record]] = {}
+    logs: dict[str, dict[str, Sample]] = {}
     for entry in chosen:
-        if len(logs) < 2 and (records := _records(home[entry.run], entry)):
-            logs[entry.model] = records
+        if len(logs) < 2 and (log := _log_of(home[entry.run], entry)):
+            logs[entry.model] = log
         elif entry.model in named:
             raise CompareError(f"the run of {entry.model!r} on {task} kept no sample log")
-    match list(logs.items()):
-        case [(first, one), (second, two)]:
-            return paired(one, two, counts, unit=latest.unit, names=(first, second))
-        case [(first, one)]:
-            return single(one, counts, unit=latest.unit, name=first)
-    return None
+    if not logs:
+        return None
+    every = {model: repeats_of(log) for model, log in logs.items()}
+    records: Sequence[Sequence[Record]] = same_questions([one for own in every.values() for one in own], metric)
+    if len(every) == 2:
+        first, second = every
+        split = len(every[first])
+        return paired(
+            records[:split], records[split:], counts, unit=latest.unit, names=(first, second), judge=latest.judge
+        )
+    return single(records, counts, unit=latest.unit, name=next(iter(every)), judge=latest.judge)
 
 
-def render(power: Power, *, samples: int | None = None, difference: float | None = None) -> str:
-    """Markdown: what runs of several sizes see, and what differences need; `samples` and `difference` are in it where
-    given."""
-    whole = power.detectable()
-    sizes = {math.ceil(power.samples * share) for share in (0.1, 0.25, 0.5, 1)} | (
-        {samples} if samples is not None else set()
-    )
-    claims = {claim for share in (2, 1, 0.5) if (claim := whole * share) <= power.widest}
-    claims |= {difference} if difference is not None else set()
-    unit = cell(power.unit)
-    seen = [
-        [f"{size:,}", _exact(sees) if (sees := power.detectable(size)) <= power.widest else "none"]
-        for size in sorted(sizes)
-    ]
-    needed = [[_exact(claim), f"{power.samples_for(claim):,}"] for claim in sorted(claims, reverse=True)]
-    scale = unit if unit[:1].isdecimal() else ""  # "0-6" after a number would be one more number
-    error = f"{_exact(power.error)} " + (f"on the scale {scale}" if scale else unit)
-    asked = f"{power.samples:,} samples" + (f", {power.images:,} images" if power.images != power.samples else "")
-    about = f"Standard error of a difference: {error.rstrip()}, from {cell(power.basis)} ({asked})."
-    meaning = "A difference is seen if 80% of runs find it at the 5% level (two-sided, this metric alone)."
-    shown = f"({scale})" if scale else unit
-    by_size = table(["samples", f"smallest difference seen {shown}".rstrip()], seen)
-    by_claim = table([f"difference {shown}".rstrip(), "samples needed"], needed)
-    return "\n\n".join((about, by_size, by_claim, meaning) if claims else (about, by_size, meaning))
-
-
-def _exact(value: float) -> str:
-    """Three digits, and never 0."""
-    return number(value, "points") if value >= 10 else f"{value:.3g}"
-
-
-def _records(board: Board, entry: Entry) -> list[Record]:
+def _log_of(board: Board, entry: Entry) -> dict[str, Sample]:
+    """Its samples that have a record of its metric, by id; none where it kept no log."""
     try:
         samples: list[Sample] = board.samples(entry.run)
     except FileNotFoundError:
-        return []
+        return {}
     except ValueError as error:
         raise CompareError(f"the samples of {entry.model!r} can't be read: {error}") from None
-    return [
-        sample.records[entry.metric]
-        for sample in samples
-        if sample.task == entry.task and entry.metric in sample.records
-    ]
+    return {sample.id: sample for sample in samples if sample.task == entry.task and entry.metric in sample.records}
 
 
 def _and(names: tuple[str, str]) -> str:

@@ -268,8 +268,23 @@ def test_power_is_told_from_answers_or_supposed(
     assert "(400 samples)" in out
     assert err.startswith("no complete run of scenes_mme with its answers on the boards under")
     found = json.loads(said(["power", "pope", "--samples", "400", "--difference", "5", "--json"], capsys))
-    assert found["samples_needed"] == pytest.approx(400 * (found["detectable"] / 5) ** 2, abs=1)
+    assert found["samples_needed"] == pytest.approx(400 * (found["detectable"] / 5) ** 2, rel=0.05)
+    assert found["planned_images"] == 400
     assert "difference must be more than 0" in refused(["power", "pope", "--difference", "0", "--json"], capsys)
+
+
+def test_a_panels_power_is_told_task_by_task(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ["power", "pope", "scenes_pope", "--images", "200", "--accuracy", "80"]
+    shown = said([*asked, "--per-image", "4", "--correlation", "0.5", "--tests", "6"], capsys)
+    assert shown.splitlines()[2].startswith("| pope f1 %        |      200 |")
+    assert "as one of 6" in shown
+    assert shown.count("4 questions about each image, correlated by 0.5") == 1  # said once for both
+    found = json.loads(said([*asked, "--json"], capsys))
+    assert [one["tests"] for one in found.values()] == [2, 2]
+    assert all(one["planned_images"] == 200 for one in found.values())
 
 
 def test_every_tasks_power_is_told_or_what_is_missing_for_it(
@@ -303,6 +318,13 @@ def test_every_tasks_power_is_told_or_what_is_missing_for_it(
             "mme perception (points): what one answer adds to it is not known without answers",
         ),
         (["pope", "--accuracy", "100"], "accuracy must be between 0 and 100"),
+        (["pope", "--correlation", "0.3"], "--correlation is of questions about one image: give --per-image, too"),
+        (["pope", "--per-image", "0.5"], "questions of an image must be between 1 and the 9000 samples, but are 0.5"),
+        (["pope", "--per-image", "6", "--correlation", "2"], "correlation must be between 0 and 1, but is 2"),
+        (["pope", "--samples", "9", "--images", "9"], "--samples and --images say one thing in two ways"),
+        (["pope", "amber", "--metric", "accuracy"], "--metric is of one task"),
+        (["pope", "--judge-repeats", "3"], "--judge-repeats 3: what repeats of the judge differ by is not known here"),
+        (["scenes", "--tests", "2"], "--tests 2: the panel alone has 4"),
     ),
 )
 def test_power_supposes_shares_alone(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
