@@ -3,7 +3,7 @@
 import json
 import logging
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,7 @@ import typer
 
 from harness.cli.evaluate import ASKING, EVALUATION, SERVER, check_of_tasks, check_server
 from harness.cli.options import JUDGE, Json, JudgeOptions, Tasks, expand, say
-from harness.cli.setting_options import OptionGroup, with_settings
+from harness.cli.setting_options import OptionGroup, from_environment, is_given, with_settings
 from harness.cli.shown import show
 from harness.engine.config import EngineConfig
 from harness.evaluation.eval_settings import EvalSettings
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harness.runs.watch import Watched
     from harness.serving.adapters import Adapters
     from harness.serving.server_host import ServerHost
+    from tasks.registry import TaskSpec
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def watch_command(
 
     chosen = expand(tasks or tasks_of_run(folder))
     judge.check(context, any(task.judged for task in chosen))
-    check_of_tasks(evaluation, asking, chosen)
+    evaluation, asking = _settle_asking(context, folder, evaluation, asking, chosen)
     check_server(context, server)
     rater, out = judge.make(), out or folder
     register()
@@ -100,6 +101,20 @@ def watch_command(
         text = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
     show(text, json=json.dumps(watched.to_json()) if as_json else None)
     return _exit_code_of(watched, reporter)
+
+
+def _settle_asking(
+    context: typer.Context, folder: Path, evaluation: EvalSettings, asking: EngineConfig, tasks: "list[TaskSpec]"
+) -> tuple[EvalSettings, EngineConfig]:
+    """How models are asked: as the recipe of a run of ours says, where options don't. SettingError for what would not
+    act."""
+    from harness.runs.recipe_scoring import asked_in_run
+
+    protocol, engine = asked_in_run(folder, asking, [task.name for task in tasks])
+    if not (is_given(context, "protocol") or from_environment(context, "protocol")):
+        evaluation = replace(evaluation, protocol=protocol)
+    check_of_tasks(evaluation, engine, tasks)
+    return evaluation, engine
 
 
 def _check_given(folder: Path, base: str | None, settings: WatchSettings) -> None:

@@ -1,12 +1,19 @@
 """How a recipe's base and checkpoints are scored: the settings of its [scoring], as `harness eval` takes them."""
 
+from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
+
+from pydantic import ValidationError
 
 from harness.engine.config import EngineConfig
 from harness.evaluation.eval_settings import EvalSettings, check_suffixes
 from harness.evaluation.protocol import OFFICIAL
 from harness.runs.checkpoint_selection import tasks_of
+from harness.runs.run_folder import CLAIM
+from support.parsing import parse_object
 from trainers.config.recipe import PreferenceRecipe
+from trainers.config.scoring import ScoringSettings
 
 
 def scored_by(recipe: PreferenceRecipe, settings: EvalSettings) -> tuple[EvalSettings, EngineConfig]:
@@ -22,3 +29,20 @@ def scored_by(recipe: PreferenceRecipe, settings: EvalSettings) -> tuple[EvalSet
     )
     check_suffixes(engine.suffixes, tasks_of(recipe))
     return replace(settings, seed=recipe.seed, protocol=asked.protocol or OFFICIAL), engine
+
+
+def asked_in_run(folder: Path, given: EngineConfig, tasks: Collection[str]) -> tuple[str, EngineConfig]:
+    """The protocol of a run of ours, and how its models are asked on these tasks, with what is given in place of its
+    recipe's values; of another folder the official one, and what is given."""
+    try:
+        own = ScoringSettings.model_validate(parse_object((folder / CLAIM).read_bytes())["recipe"].get("scoring") or {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
+        return OFFICIAL, given
+    suffixes = {task: text for task, text in own.prompt_suffixes.items() if task in tasks}
+    engine = EngineConfig(
+        suffix=own.prompt_suffix if given.suffix is None else given.suffix,
+        suffixes=suffixes | dict(given.suffixes),
+        thinking=given.thinking or own.thinking,
+        thinking_tokens=own.thinking_tokens if given.thinking_tokens is None else given.thinking_tokens,
+    )
+    return own.protocol or OFFICIAL, engine

@@ -425,5 +425,13 @@ def test_a_watcher_asks_by_the_protocol_and_in_the_words_it_is_given(
     capsys.readouterr()
     assert run([*command, "--prompt-suffix", "pope= So?"]) == 2
     assert "--prompt-suffix for 'pope': would not act" in capsys.readouterr().err
+    (tmp_path / "run.json").write_text(
+        json.dumps({"recipe": {"scoring": {"protocol": str(tmp_path / "mine.toml"), "prompt_suffix": " So?"}}})
+    )
+    assert run(command) == 0
+    assert len(Board(tmp_path / "board").entries()) == len(entries)
+    assert run([*command, "--protocol", "bare"]) == 0
+    assert Board(tmp_path / "board").entries()[-1].provenance["protocol"] == "bare"
+    capsys.readouterr()
     assert run([*command, "--thinking", "off"]) == 2
     assert "thinking = off: would not act: its chat template has no such switch" in capsys.readouterr().err
