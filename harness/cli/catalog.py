@@ -121,7 +121,10 @@ def tasks_command(context: typer.Context, as_json: Json = False) -> int:
 @with_settings(data=DATA.but("partial"))
 def tasks_show_command(
     name: Annotated[str, typer.Argument(help="A task's name.")],
-    samples: Annotated[int, typer.Option(min=0, help="Also print this many documents, as a model sees them.")] = 0,
+    samples: Annotated[
+        int,
+        typer.Option(min=0, help="Also print this many documents: in the task's own text, or as --model gets them."),
+    ] = 0,
     model: Annotated[
         str | None, typer.Option(help="Also print the exact text that this model gets, with special tokens.")
     ] = None,
@@ -142,9 +145,7 @@ def tasks_show_command(
     if model is not None:
         facts |= _facts_of_asking(spec, model, protocol)
     if samples:
-        from harness.evaluation.generate import documents
-
-        facts["samples"] = documents(spec, samples, data.paths)
+        facts |= _facts_of_samples(spec, samples, data.paths, model, protocol)
     if as_json:
         print(json.dumps(facts))
         return OK
@@ -160,7 +161,8 @@ def tasks_show_command(
         elif key in ("published", "samples"):
             print(f"{key}:")
             for row in value:
-                print("  - " + "\n    ".join(f"{name}: {line(str(text))}" for name, text in row.items()))
+                texts = {name: repr(text) if name == "prompt" else line(str(text)) for name, text in row.items()}
+                print("  - " + "\n    ".join(f"{name}: {text}" for name, text in texts.items()))
         else:
             print(f"{key}: {line(str(value))}")
     return OK
@@ -169,12 +171,13 @@ def tasks_show_command(
 def _facts_of_asking(task: "TaskSpec", model: str, choice: str) -> dict[str, Any]:
     """How a task is asked of a model: the protocol, its sources, and each wording in the model's chat template."""
     from harness.evaluation.protocol import as_asked, asked_by
-    from harness.evaluation.shown_prompt import outlines, shown
+    from harness.evaluation.shown_prompt import form_of, outlines, writer_of
     from harness.models.spec import find
 
     spec = as_asked(find(model), choice)
     asking = asked_by(choice, task, spec)
-    prompts = {which: shown(spec, text, asking.system) for which, text in outlines(asking, task).items()}
+    write = writer_of(spec, asking.system)
+    prompts = {which: write(text) for which, text in outlines(asking, task).items()}
     limit = {} if asking.max_new_tokens is None else {"max_new_tokens": asking.max_new_tokens}
     sources = [each.source for each in asking.wordings if each.source]
     pictures = "padded to a square with the mean colour" if spec.pad_pictures else "as the checkpoint's files say"
@@ -183,9 +186,30 @@ def _facts_of_asking(task: "TaskSpec", model: str, choice: str) -> dict[str, Any
         "protocol": asking.fact,
         "sources": sources,
         "prompts": prompts,
+        "prompts are": form_of(spec),
         "pictures": pictures,
         **limit,
     }
+
+
+def _facts_of_samples(
+    task: "TaskSpec", count: int, data: "dict[str, str]", model: str | None, choice: str
+) -> dict[str, Any]:
+    """Documents of a task, in its own text, or exactly as a model gets them."""
+    from harness.evaluation.generate import documents
+
+    if model is None:
+        own = "the task's own text; --model M prints the exact text that a model gets"
+        return {"sample prompts are": own, "samples": documents(task, count, data)}
+    from harness.evaluation.protocol import as_asked, asked_by
+    from harness.evaluation.shown_prompt import form_of, writer_of
+    from harness.models.spec import find
+
+    spec = as_asked(find(model), choice)
+    asking = asked_by(choice, task, spec)
+    write = writer_of(spec, asking.system)
+    found = documents(task, count, data, put=lambda doc, own: write(asking.put(doc, own)))
+    return {"sample prompts are": f"what {model} gets: {form_of(spec)}", "samples": found}
 
 
 def _marks_of(spec: "TaskSpec") -> tuple[str, str]:

@@ -4,7 +4,7 @@ generate(lm, load_tasks(tasks), limit=None, seed=0)["pope"][0].answer
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -171,15 +171,22 @@ def _ask_commit(data: str, revision: str) -> str | None:
         return None
 
 
-def documents(task: TaskSpec, count: int, data: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-    """The first documents of a task as a model gets them: id, image, size in pixels, prompt and target."""
+def documents(
+    task: TaskSpec,
+    count: int,
+    data: Mapping[str, str] | None = None,
+    *,
+    put: Callable[[Mapping[str, Any], str], str] | None = None,
+) -> list[dict[str, str]]:
+    """The first documents of a task: id, image, size in pixels, prompt and target. The prompt is the task's own text,
+    or what `put` makes of a document and that text."""
     loaded = load_tasks([task], data=data, partial_data=True)[task.name]
     return [
         {
             "id": str(doc.get("id", "")),
             "image": str(doc.get("image", doc.get("scene", ""))),
             "pixels": ", ".join(f"{image.width} x {image.height} {image.mode}" for image in loaded.doc_to_image(doc)),
-            "prompt": str(loaded.doc_to_text(doc)),
+            "prompt": (put or (lambda _, own: own))(doc, str(loaded.doc_to_text(doc))),
             "target": str(loaded.doc_to_target(doc)),
         }
         for doc in list(loaded.eval_docs)[:count]

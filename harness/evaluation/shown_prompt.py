@@ -8,7 +8,7 @@ Columns stand in braces, so that no data are needed.
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -56,28 +56,44 @@ def _own_text(task: TaskSpec, doc: Mapping[str, Any]) -> str:
 
 def shown(spec: ModelSpec, text: str, system: str = "") -> str:
     """The text of one question with special tokens, as a model whose files are here reads it; else the messages that
-    its server gets. ModelError."""
+    its chat template gets. ModelError."""
+    return writer_of(spec, system)(text)
+
+
+def form_of(spec: ModelSpec) -> str:
+    """What `shown` gives of a model, in words."""
+    if spec.backend != "transformers":
+        return "messages, which its server puts into its chat template"
+    return "text with special tokens" if cached(spec) else "messages, for its files with the chat template are not here"
+
+
+def writer_of(spec: ModelSpec, system: str = "") -> Callable[[str], str]:
+    """`shown` for many questions to one model, whose files are read once."""
     if spec.backend != "transformers" or not cached(spec):
-        return json.dumps(_messages(text, system), ensure_ascii=False)
+        return lambda text: json.dumps(_messages(text, system), ensure_ascii=False)
     spec = fetch(spec)
     template = chat_template_of(spec)
     if template.text is None:
-        return text
+        return str
     register()
-    return _render(spec, template, _messages(text, system))
+    processor = _read_processor(spec)
+    return lambda text: _render(spec.name, template, processor, _messages(text, system))
 
 
-def _render(spec: ModelSpec, template: ChatTemplate, messages: list[dict[str, Any]]) -> str:
+def _read_processor(spec: ModelSpec) -> Any:
     from transformers import AutoProcessor
 
     folder = str(spec.local_folder)
     with reading(spec.name, folder, "tokenizer or processor", remote_code=spec.remote_code):
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=spec.remote_code)
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=spec.remote_code)
+
+
+def _render(name: str, template: ChatTemplate, processor: Any, messages: list[dict[str, Any]]) -> str:
     render: dict[str, Any] = {"chat_template": template.text, "add_generation_prompt": True}
     try:
         text: str = call_bounded(lambda: processor.apply_chat_template(messages, **render))
     except RuntimeError as error:  # a template is a program of whoever wrote it
-        raise ModelError(f"{spec.name}: its prompts can't be laid out: {one_line(error)[:300]}") from None
+        raise ModelError(f"{name}: its prompts can't be laid out: {one_line(error)[:300]}") from None
     tokenizer = processor.tokenizer
     return f"{tokenizer.bos_token}{text}" if adds_first_token(tokenizer, text) else text
 

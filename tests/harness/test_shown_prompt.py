@@ -15,6 +15,7 @@ from harness.models.spec import WEIGHTS, ModelSpec, find
 from support.errors import ModelError
 from tasks.registry import registry
 from tests.harness.llava_originals import CHAT
+from tests.harness.test_benchmarks import TABLES, write_parquet
 from tests.harness.test_protocols import LLAVA, QWEN_VL
 from tests.harness.zoo import FAMILIES
 
@@ -116,3 +117,27 @@ def test_a_template_without_an_end_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "m" / "chat_template.jinja").write_text(loops)
     with pytest.raises(ModelError, match="m: "):
         shown(find(str(tmp_path / "m")), "<image>Is it?")
+
+
+def test_samples_are_shown_exactly_as_a_model_gets_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    FAMILIES["llava"](tmp_path / "llava")
+    data = write_parquet(tmp_path, TABLES["pope"])
+    command = ["tasks", "show", "pope", "--samples", "2", "--data", f"pope={data}", "--json"]
+    assert run(command) == 0
+    own = json.loads(capsys.readouterr().out)
+    assert own["sample prompts are"].startswith("the task's own text")
+    assert run([*command, "--model", str(tmp_path / "llava")]) == 0
+    exact = json.loads(capsys.readouterr().out)
+    assert exact["sample prompts are"] == f"what {tmp_path / 'llava'} gets: text with special tokens"
+    for given, read in zip(own["samples"], exact["samples"], strict=True):
+        question = given["prompt"].removeprefix("<image>")
+        word = "\nAnswer the question using a single word or phrase."
+        assert read["prompt"] == CHAT.replace("what is it", question + word)
+    assert run([*command[:-1], "--model", str(tmp_path / "llava")]) == 0
+    assert f"prompt: {exact['samples'][0]['prompt']!r}" in capsys.readouterr().out
+    assert run([*command, "--model", "openai:gpt-4o"]) == 0
+    served = json.loads(capsys.readouterr().out)
+    assert "which its server puts" in served["sample prompts are"]
+    assert json.loads(served["samples"][0]["prompt"])[0]["content"][1]["text"] == own["samples"][0][
+        "prompt"
+    ].removeprefix("<image>")
