@@ -116,10 +116,26 @@ def _read_answers(task: TaskSpec, path: Path, references: Path | None, judge: Ju
     given = registry().official_answers(task.name)(path, references)
     if not given.answered:
         raise AnswerFileError(f"{path}: holds no answers to {task.name}")
+    _check_size(task, path, given)
     if judge is None or not any(sample.judge_instead for sample in given.answered):
         return given
     answered = [replace(sample, answer=sample.text) if sample.judge_instead else sample for sample in given.answered]
     return replace(given, answered=answered, warnings=given.warnings_when_judged or given.warnings)
+
+
+def _check_size(task: TaskSpec, path: Path, given: OfficialAnswers) -> None:
+    """AnswerFileError where a file has as many answers as another version of the benchmark has questions, and not as
+    many as this one."""
+    count = len(given.answered)
+    for other in registry().tasks.values():
+        is_version = other.answers == task.answers or (given.partial and _module_of(other) == _module_of(task))
+        if other.name != task.name and is_version and other.rows == count != task.rows:
+            sizes = f"{count} answers, as many as {other.name} has questions ({task.name} has {task.rows})"
+            raise AnswerFileError(f"{path}: {sizes}: score it as {other.name}")
+
+
+def _module_of(task: TaskSpec) -> str:
+    return (task.answers or "").rpartition(".")[0]
 
 
 def _read_sample_log(task: TaskSpec, path: Path) -> Scored:

@@ -13,7 +13,6 @@ toolkits score.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -297,6 +296,8 @@ KEY: Final = {
 """What tells questions apart."""
 TRUTH: Final = {"visual_input": "one of 0 1 2", "gt_answer": "one_zero"}
 SIZE: Final = 1129
+WITH_IMAGE: Final = 951
+"""Of them."""
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
@@ -305,6 +306,15 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
     Rows may name their question only; then `references` holds HallusionBench.json. Rows without a check are still to be
     judged.
     """
+    return _read_answers(path, references, only_images=False)
+
+
+def official_answers_image(path: Path, references: Path | None) -> OfficialAnswers:
+    """The same, without the questions that have no image."""
+    return _read_answers(path, references, only_images=True)
+
+
+def _read_answers(path: Path, references: Path | None, *, only_images: bool) -> OfficialAnswers:
     if path.is_dir():
         raise AnswerFileError(f"{path}: must be the file with the answers")
     found = read_rows(path)
@@ -330,10 +340,13 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         doc = {**(row if complete else questions[key])}
         doc["image"] = "/".join((*key[:3], key[4])) if doc["visual_input"] != "0" else ""
         text = answer_in(row["model_prediction"])
-        answered.append(Answered(id="_".join(key), doc=doc, answer=answer, text=text))
-    missing = (len(questions) or SIZE) - len(answered)
+        if doc["image"] or not only_images:
+            answered.append(Answered(id="_".join(key), doc=doc, answer=answer, text=text))
+    asked_for = sum(row["visual_input"] != "0" or not only_images for row in questions.values())
+    size = asked_for or (WITH_IMAGE if only_images else SIZE)
+    missing = size - len(answered)
     if missing > 0:
-        warnings.append(f"{missing} of {len(questions) or SIZE} questions are not in the file")
+        warnings.append(f"{missing} of {size} questions are not in the file")
     return OfficialAnswers(answered=answered, warnings=warnings, partial=missing > 0)
 
 
@@ -350,10 +363,3 @@ def _read_answer(row: Mapping[str, Any], place: int, path: Path) -> Check | str:
     except ValueError:
         raise AnswerFileError(f"{path}: row {place}: same must be 0 or 1, is {row['same']!r}") from None
     return Check(rating=int(check), text=check, same=same, answer=str(text))
-
-
-def official_answers_image(path: Path, references: Path | None) -> OfficialAnswers:
-    """The same, without the questions that have no image."""
-    given = official_answers(path, references)
-    with_image = [sample for sample in given.answered if sample.doc["image"]]
-    return replace(given, answered=with_image)

@@ -140,6 +140,11 @@ TODAY: Final = "pope"
 LLAVA: Final = "pope_llava"
 VERSIONS: Final[Mapping[str, int]] = {TODAY: 3000, LLAVA: 2910}
 """Task -> how many random questions its version has."""
+SOURCES: Final = {
+    TODAY: "in output/coco of AoiDragon/POPE",
+    LLAVA: "in output/coco of AoiDragon/POPE at commit e3e39262c85a6a83f26cf5094022a782cb0df58d",
+}
+"""Task -> where its questions are."""
 
 QUESTION: Final = {"question_id": "id", "image": "text", "text": "question", "label": "yes_no"}
 """What a row of the authors' files holds."""
@@ -179,6 +184,7 @@ def _read_answers(path: Path, references: Path | None, task: str) -> OfficialAns
         known = {version: by_split[file.split] for version, by_split in questions.items()}
         version = _tell_version(file, known, task)
         asked = known[version]
+        _check_version(file, asked, version)
         if version != task:
             warnings.append(f"{file.path.name}: scored as {version} ({len(asked)} {file.split} questions), not {task}")
         found, told = _pair(file, asked)
@@ -317,3 +323,16 @@ def _tell_version(file: _File, known: Mapping[str, Sequence[Mapping[str, Any]]],
         if len(set(fit.values())) > 1:
             return max(in_order, key=lambda version: fit[version])
     return in_order[0]
+
+
+def _check_version(file: _File, asked: Sequence[Mapping[str, Any]], version: str) -> None:
+    """AnswerFileError for as many random answers as a version has questions that is not in the references, where the
+    answers don't say that they are to those that are."""
+    count = len(file.rows)
+    other = next((name for name, size in VERSIONS.items() if size == count != len(asked)), None)
+    if file.split != "random" or other is None or 2 * sum(map(_repeats, file.rows, asked)) > count:
+        return
+    raise AnswerFileError(
+        f"{file.path}: {count} answers, as many as {other} has random questions; the references have the {len(asked)} "
+        f"of {version}: give the three files {SOURCES[other]} by --references, and score it as {other}"
+    )

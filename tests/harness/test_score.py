@@ -140,3 +140,99 @@ def test_our_own_sample_log_scores_as_it_did(
     assert result["failed"] > 0
     assert run(["score", "scenes_mme", str(log)]) == 2
     assert "holds no samples of scenes_mme" in line_of(capsys)
+
+
+def write_pope(folder: Path, random: int, article: str = "a") -> Path:
+    """The authors' three files of questions, with so many random ones."""
+    folder.mkdir()
+    for split, count in (("random", random), ("popular", 3000), ("adversarial", 3000)):
+        rows = (
+            {
+                "question_id": number,
+                "image": f"{number // 6}.jpg",
+                "text": f"Is there {article} thing {number} in the image?",
+                "label": ("yes", "no")[number % 2],
+            }
+            for number in range(1, count + 1)
+        )
+        text = "\n".join(json.dumps(row) for row in rows)
+        (folder / f"coco_pope_{split}.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("task", "count", "there", "advice"),
+    (
+        (
+            "pope",
+            2910,
+            3000,
+            "2910 answers, as many as pope_llava has random questions; the references have the 3000 of pope:",
+        ),
+        (
+            "pope_llava",
+            3000,
+            2910,
+            "3000 answers, as many as pope has random questions; the references have the 2910 of",
+        ),
+    ),
+)
+def test_answers_to_another_version_of_pope_are_refused(
+    task: str, count: int, there: int, advice: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = write_pope(tmp_path / "questions", there)
+    answers = tmp_path / "answers_random.jsonl"
+    ids = [
+        {"question_id": 10_000_000 + number, "text": ("Yes", "No")[number % 3 > 0]} for number in range(1, count + 1)
+    ]
+    answers.write_text("\n".join(map(json.dumps, ids)), encoding="utf-8")
+    command = ["score", task, str(answers), "--references", str(questions)]
+    assert run(command) == 2
+    said = line_of(capsys)
+    assert advice in said
+    assert "github" in said or "AoiDragon/POPE" in said
+    write_pope(tmp_path / "both", there)
+    write_pope(tmp_path / "both" / "other", count)
+    assert run([*command[:-1], str(tmp_path / "both"), "--json"]) == 0  # with its questions it is scored
+    assert json.loads(capsys.readouterr().out)["samples"] == count
+
+
+def test_answers_that_name_the_questions_of_a_version_are_a_part_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = write_pope(tmp_path / "questions", 3000)
+    rows = [{"question": f"Is there a thing {number} in the image?", "answer": "yes"} for number in range(1, 2911)]
+    (tmp_path / "random.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    command = ["score", "pope", str(tmp_path / "random.jsonl"), "--references", str(questions), "--json"]
+    assert run(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["samples"], found["partial"]) == (2910, True)
+
+
+def test_reviews_of_the_other_llava_bench_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"question_id": number, "category": "conv", "tuple": [8, 6]} for number in range(90)]
+    (tmp_path / "reviews.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert run(["score", "llava_bench_wild", str(tmp_path / "reviews.jsonl")]) == 2
+    advice = (
+        "90 answers, as many as llava_bench_coco has questions (llava_bench_wild has 60): score it as llava_bench_coco"
+    )
+    assert advice in line_of(capsys)
+    assert run(["score", "llava_bench_coco", str(tmp_path / "reviews.jsonl")]) == 0
+
+
+def test_hallusionbench_without_its_questions_on_no_image_is_the_other_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {
+            **{"category": "VD", "subcategory": "chart", "set_id": number, "figure_id": 1, "question_id": 0},
+            **{"visual_input": 1, "gt_answer": 1, "model_prediction": "yes", "gpt4v_output_gpt_check": 1, "same": 1},
+        }
+        for number in range(951)
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(rows), encoding="utf-8")
+    assert run(["score", "hallusionbench", str(tmp_path / "results.json")]) == 2
+    assert "score it as hallusionbench_image" in line_of(capsys)
+    assert run(["score", "hallusionbench_image", str(tmp_path / "results.json"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["samples"], found["partial"], found["warnings"]) == (951, False, [])
