@@ -5,8 +5,10 @@ The slow tests build the real wheel and run the real programs.
 """
 
 import json
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
@@ -105,3 +107,36 @@ def random_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_model(seed=0).save_pretrained(folder)
     build_processor().save_pretrained(folder)
     return folder
+
+
+def read_dockerfile() -> list[tuple[str, str]]:
+    """Instructions with their arguments; continued lines are one."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
+
+
+def test_the_dockerfile_copies_what_is_there_and_starts_from_its_own_stages() -> None:
+    steps = read_dockerfile()
+    assert {word for word, _ in steps} <= {"ARG", "FROM", "RUN", "WORKDIR", "COPY", "USER", "ENV", "ENTRYPOINT", "CMD"}
+    stages = [rest.split() for word, rest in steps if word == "FROM"]
+    names = [stage[2] for stage in stages if len(stage) == 3]
+    assert {stage[0] for stage in stages[1:]} <= {*names, "${VARIANT}"}
+    assert {"cpu", "cuda"} <= set(names)
+    assert ("ARG", "VARIANT=cuda") in steps[: next(at for at, step in enumerate(steps) if step[0] == "FROM")]
+    copied = {name for word, rest in steps if word == "COPY" for name in rest.split()[:-1]}
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    for name in copied:
+        assert (ROOT / name).exists(), name
+        assert f"!{name}" in ignored, name
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        wanted = tomllib.load(file)["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert {name for name in wanted if "*" not in name} <= copied
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("docker") is None, reason="docker is not here")
+def test_the_image_scores_the_embedded_model() -> None:
+    subprocess.run(["docker", "build", "-t", "vlm-harness-test", str(ROOT)], check=True)
+    scored = "eval --model scenes-base --tasks scenes_pope --limit 8 --out /tmp/run"
+    subprocess.run(["docker", "run", "--rm", "vlm-harness-test", *scored.split()], check=True)

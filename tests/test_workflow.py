@@ -1,5 +1,5 @@
-"""The workflow that users copy: its own commands, run by a shell as GitHub runs them, on boards as a repository keeps
-them."""
+"""The gate's action and the workflow that users copy: their own commands, run by a shell as GitHub runs them, on boards
+as a repository keeps them."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ from leaderboards.gate.ci_output import MARKER
 from tasks.benchmarks.pope import SPLITS
 from tasks.registry import registry
 
-GATE = Path(__file__).resolve().parents[1] / ".github" / "workflows" / "gate.yml"
+ROOT = Path(__file__).resolve().parents[1]
 TASK = "scenes_pope"
 
 GH = """#!/bin/sh
@@ -31,14 +31,21 @@ esac
 """
 
 
-def workflow() -> dict[Any, Any]:
-    loaded: dict[Any, Any] = yaml.safe_load(GATE.read_text(encoding="utf-8"))
+def load(name: str) -> dict[Any, Any]:
+    loaded: dict[Any, Any] = yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
     return loaded
 
 
-def step(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(one for one in workflow()["jobs"]["gate"]["steps"] if one.get("name") == name)
-    return found
+ACTION, WORKFLOW = load("action.yml"), load(".github/workflows/gate.yml")
+STEPS = WORKFLOW["jobs"]["gate"]["steps"]
+GIVEN: dict[str, str] = next(one for one in STEPS if one.get("name") == "Gate")["with"]
+
+
+def fill_in(value: str, **given: str) -> str:
+    """A step's environment variable, with the inputs that the workflow gives and the action's defaults."""
+    for name, declared in ACTION["inputs"].items():
+        value = value.replace(f"${{{{ inputs.{name} }}}}", {**GIVEN, **given}.get(name, declared.get("default", "")))
+    return value
 
 
 def keep(folder: Path, run: str, right: Sequence[bool]) -> None:
@@ -106,18 +113,19 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_step(name: str, repository: Path) -> subprocess.CompletedProcess[str]:
-    """As GitHub does: bash that ends at the first failure, with the job's environment."""
-    environ = {**os.environ, "PATH": f"{repository / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(GATE.parents[2])}
+def run_step(name: str, repository: Path, **given: str) -> subprocess.CompletedProcess[str]:
+    """As GitHub does: bash that ends at the first failure, with the step's environment."""
+    step = next(one for one in ACTION["runs"]["steps"] if one.get("name") == name)
+    environ = {**os.environ, "PATH": f"{repository / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environ |= {key: fill_in(value, **given) for key, value in step["env"].items()}
     environ |= {
         "GITHUB_ACTIONS": "true",
         "GITHUB_STEP_SUMMARY": str(repository / "summary.md"),
         "REPOSITORY": "me/models",
         "NUMBER": "7",
     }
-    environ |= workflow()["jobs"]["gate"]["env"]
     return subprocess.run(
-        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step(name)["run"]],
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
         cwd=repository,
         env=environ,
         capture_output=True,
@@ -159,14 +167,10 @@ def test_a_board_that_lacks_the_task_fails_the_job(repository: Path) -> None:
 
 
 def test_the_baseline_is_the_merged_one_whatever_the_pull_request_makes_of_its_own(repository: Path) -> None:
-    checkouts = [
-        one["with"]
-        for one in workflow()["jobs"]["gate"]["steps"]
-        if one.get("uses", "").startswith("actions/checkout@")
-    ]
+    checkouts = [one["with"] for one in STEPS if one.get("uses", "").startswith("actions/checkout@")]
     merged = next(one for one in checkouts if "ref" in one)
     assert merged["ref"] == "${{ github.event.pull_request.base.sha }}"
-    assert Path(workflow()["jobs"]["gate"]["env"]["BASELINE"]).is_relative_to(merged["path"])
+    assert Path(GIVEN["baseline"]).is_relative_to(merged["path"])
     lowered = [True] * 30 + [False] * 50
     keep(repository / "boards" / "baseline", "lowered", lowered)
     keep(repository / "boards" / "candidate", "after", lowered)
@@ -187,10 +191,25 @@ def test_the_comment_is_written_once_and_then_replaced(repository: Path, there: 
     assert (repository / "posted.md").read_text() == f"{MARKER}\nfound"
 
 
+def test_what_must_be_better_and_what_is_tolerated_reach_the_gate(repository: Path) -> None:
+    keep(repository / "boards" / "candidate", "after", [True] * 70 + [False] * 10)
+    done = run_step("Gate", repository, **{"require-better": TASK, "tolerance": f"{TASK}.f1=20 {TASK}.f1=30"})
+    assert done.returncode == 2, done.stderr
+    assert f"{TASK}.f1" in done.stderr
+    done = run_step("Gate", repository, **{"require-better": f"{TASK} {TASK}.f1"})
+    assert done.returncode == 3, done.stderr
+    assert run_step("Gate", repository, tolerance=f"{TASK}.f1=20").returncode == 0
+
+
+def test_the_workflow_gives_inputs_that_the_action_has() -> None:
+    assert set(GIVEN) <= set(ACTION["inputs"])
+    assert {name for name, one in ACTION["inputs"].items() if one.get("required")} <= set(GIVEN)
+    assert len(ACTION["inputs"]) == 5
+
+
 def test_nothing_of_an_event_is_pasted_into_a_command() -> None:
-    loaded = workflow()
-    commands = [one["run"] for one in loaded["jobs"]["gate"]["steps"] if "run" in one]
+    commands = [one["run"] for one in [*ACTION["runs"]["steps"], *STEPS] if "run" in one]
     assert len(commands) == 3
     assert not any("${{" in command for command in commands)
-    assert loaded["permissions"] == {"contents": "read"}
-    assert set(loaded[True]) == {"pull_request"}  # YAML 1.1 reads the key "on" as true
+    assert WORKFLOW["permissions"] == {"contents": "read"}
+    assert set(WORKFLOW[True]) == {"pull_request"}  # YAML 1.1 reads the key "on" as true
