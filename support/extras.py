@@ -34,6 +34,13 @@ def extra_of(module: str | None) -> str | None:
     return next((extra for extra, modules in _MODULES.items() if top in modules), None)
 
 
-def install_command(extra: str) -> str:
-    """What installs an extra."""
-    return f"pip install 'vlm-harness[{extra}]'"
+def describe_missing(error: ModuleNotFoundError, *, training: bool = False) -> str | None:
+    """What a light install lacks, and the command that brings it; None for a module that no extra has.
+
+    `training`: the extra for training, which brings the one for models, too.
+    """
+    extra = extra_of(error.name)
+    if extra is None:
+        return None
+    install = f"pip install 'vlm-harness[{'train' if training else extra}]'"
+    return f"this needs {error.name}, which is not installed: {install}"

@@ -40,7 +40,7 @@ from support.errors import (
     UsageError,
     one_line,
 )
-from support.extras import extra_of, install_command
+from support.extras import describe_missing
 from support.full_disk import describe_full_disk
 from support.processes import is_launched, is_main_process
 from support.secrets import redact, remember_address
@@ -175,9 +175,8 @@ def _tell(error: Exception, command: str, given: Sequence[str]) -> int:
         return say(_message_of(error) + _hint_to_resume(error, given), code)
     cause = error.__cause__ if isinstance(error, typer.Abort) and error.__cause__ else error  # typer's, of an EOFError
     _show_place(cause)
-    if isinstance(cause, ModuleNotFoundError) and (extra := extra_of(cause.name)) is not None:
-        extra = "train" if command in _TRAINING else extra  # which brings the other, too
-        return say(f"this needs {cause.name}, which is not installed: {install_command(extra)}", FAILED)
+    if isinstance(cause, ModuleNotFoundError) and (lacking := describe_missing(cause, training=command in _TRAINING)):
+        return say(lacking, FAILED)
     words = f"{type(cause).__name__}: {one_line(cause)}"
     return say(f"{words}: a mistake in harness, which -v shows the place of; please report it", FAILED)
 

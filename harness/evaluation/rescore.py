@@ -20,6 +20,7 @@ from leaderboards.board.entry import Entry
 from leaderboards.board.sample import JudgeRepeat, Sample, repeats_of
 from leaderboards.gate.recomputed import Recomputed
 from support.errors import CompareError, HarnessError
+from support.extras import describe_missing
 from tasks.answer import Answer, FailedAnswer
 from tasks.judges.protocol import GREEDY, Doc, Judge, JudgeSession, Question, Sampling
 from tasks.registry import NEXT_TOKEN, TaskSpec, registry
@@ -49,6 +50,10 @@ def rescore(entry: Entry, log: Mapping[str, Sample]) -> Recomputed | str:
         rounds = [_rate_again(task, entry, docs, repeat) for repeat in repeats_of(log)]
     except HarnessError as error:
         return str(error)
+    except ModuleNotFoundError as error:
+        if (lacking := describe_missing(error)) is None:
+            raise
+        return lacking
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise CompareError(f"{task.name}: its documents can't be scored: {type(error).__name__}: {error}") from error
     rounds = drop_unscored(task, rounds)
