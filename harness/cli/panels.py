@@ -9,6 +9,7 @@ from typing import Any, Final
 from rich.markup import escape
 from typer.core import TyperOption
 
+from harness.cli.completion import complete_names
 from harness.cli.examples import examples_of
 
 PANELS: Final = ("Model", "Data", "Training", "Judge", "Engine", "Output", "Advanced")
@@ -52,6 +53,8 @@ def arrange(command: Any, words: str = "") -> None:
     if words and (lines := examples_of(words, group=hasattr(command, "commands"))):
         command.epilog = escape("Examples:\n" + "\n".join(f"  {line}" for line in lines))
     command.context_settings.setdefault("help_option_names", ["--help", "-h"])
+    for param in command.params:
+        complete_names(param, words)
     options = [param for param in command.params if isinstance(param, TyperOption)]
     for option in options:
         _arrange_option(option)

@@ -87,3 +87,27 @@ def test_each_command_shows_two_examples(capsys: pytest.CaptureFixture[str], mon
     assert run(["tasks", "show", "-h"]) == 0
     shown = capsys.readouterr().out
     assert all(line in shown for line in examples_of("tasks show"))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    (
+        ("harness ev", "eval"),
+        ("harness eval --tasks sil", "silkie"),
+        ("harness eval --tasks mme,scenes_p", "mme,scenes_pope"),
+        ("harness eval --model scenes-b", "scenes-base"),
+        ("harness train-then-eval scenes-d", "scenes-demo"),
+        ("harness tasks sh", "show"),
+        ("harness tasks show scenes_p", "scenes_pope"),
+        ("harness judge bench --judge-u", "--judge-url"),
+    ),
+)
+def test_a_shell_completes_commands_options_and_names(
+    line: str, expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_HARNESS_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    with pytest.raises(SystemExit) as end:
+        run([])
+    assert (end.value.code, capsys.readouterr().out.split()) == (0, [expected])
