@@ -21,6 +21,7 @@ from typer.main import get_command
 
 from harness.cli.interrupts import end_in_order, is_interrupted
 from harness.cli.lazy import LazyGroup
+from harness.cli.lm_eval_words import as_ours
 from harness.cli.options import ANY, REQUIRE_BETTER, say
 from harness.cli.panels import arrange
 from harness.cli.working import shown_at_work
@@ -81,6 +82,17 @@ def run(arguments: list[str] | None = None) -> int:
             _end_servers()
 
 
+def _in_our_words(command: str, given: list[str]) -> list[str]:
+    """The arguments as typer reads them. Another program's options, behind `lm-eval`, are its own."""
+    if command == "lm-eval":
+        return given
+    words = complete_options(given)
+    if command != "eval":
+        return words
+    place = words.index(command) + 1
+    return [*words[:place], *as_ours(words[place:])]
+
+
 def root_command() -> Any:
     """`harness` itself, as typer runs it."""
     command = get_command(app)
@@ -100,8 +112,7 @@ def _run(given: list[str]) -> int:
         set_up_logging()
         _check_folder()
         _check_home()
-        # Another program's options, behind `lm-eval`, are its own.
-        words = given if command == "lm-eval" else complete_options(given)
+        words = _in_our_words(command, given)
         with shown_at_work(command, words):
             result = root_command().main(words, prog_name="harness", standalone_mode=False, obj=given)
         code = result if isinstance(result, int) else OK

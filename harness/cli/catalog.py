@@ -129,7 +129,7 @@ def tasks_show_command(
         str | None, typer.Option(help="Also print the exact text that this model gets, with special tokens.")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="With --model: official, bare, a protocol's name, or a TOML file.")
+        str, typer.Option(help="With --model: official, bare, a protocol's name, a TOML file, or system:TEXT.")
     ] = "official",
     as_json: Json = False,
     *,

@@ -72,7 +72,7 @@ class AskingOptions:
     """How the base and the checkpoints are asked when they are scored, in place of what the recipe's [scoring] says."""
 
     protocol: str | None = None
-    """Whose wording questions have: official, bare, a protocol's name, or a TOML file; default: the recipe's."""
+    """Whose wording questions have: official, bare, a name, a TOML file, or system:TEXT; default: the recipe's."""
     prompt_suffix: tuple[str, ...] = ()
     """TEXT or TASK=TEXT, put after every question of all tasks, or of one; recorded; repeatable."""
     thinking: Literal["on", "off"] | None = None

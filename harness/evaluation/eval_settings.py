@@ -74,7 +74,8 @@ class EvalSettings:
     calibration: Mapping[str, str] = field(default_factory=dict)
     """Output of `harness judge calibrate --json` for this judge; entries of judged tasks record it."""
     protocol: str = OFFICIAL
-    """Whose wording questions have: official, bare, a protocol's name, or a TOML file (docs/benchmarks.md)."""
+    """Whose wording questions have: official, bare, a protocol's name, a TOML file (docs/benchmarks.md), or
+    system:TEXT."""
     full_answers: bool = False
     """Do not stop answers early, once the task's parser needs no further tokens."""
 

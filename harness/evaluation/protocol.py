@@ -1,6 +1,6 @@
 """How published figures were asked: wordings of tasks by the authors of a model or of a benchmark, as data.
 
-    found = asked_by("official", task, spec)        # "official", "bare", a protocol's name, or a TOML file
+    found = asked_by("official", task, spec)        # "official", "bare", a name, a TOML file, or "system:TEXT"
     found.fact                                      # "llava-1.5 3f2a9c01": what an entry records
     put(loaded, found)                              # lm-eval's task asks so from here on
 
@@ -34,6 +34,8 @@ OFFICIAL: Final = "official"
 FOLDER: Final = Path(__file__).with_name("protocols")
 BENCHMARK: Final = "benchmark"
 """The protocol of the benchmarks' authors."""
+SYSTEM: Final = "system:"
+"""Before a system message that is all that a protocol says; tasks keep their own wording."""
 PLACE: Final = "<image>"
 PICTURES: Final = ("pad", "own")
 _KEYS: Final = ("source", "names", "model_types", "system", "picture", "tasks")
@@ -194,11 +196,13 @@ def find_protocol(choice: str) -> Protocol:
     """The protocol of a name, or in a user's TOML file; SettingError."""
     if choice in known():
         return known()[choice]
+    if choice.startswith(SYSTEM) and choice != SYSTEM:
+        return Protocol(name="system", system=choice.removeprefix(SYSTEM))
     path = Path(choice)
     if path.suffix == ".toml":
         return _read(path)
     names = [OFFICIAL, BARE, *known()]
-    raise SettingError(f"--protocol {choice!r}: unknown{did_you_mean(choice, names)}, or a TOML file")
+    raise SettingError(f"--protocol {choice!r}: unknown{did_you_mean(choice, names)}, a TOML file, or {SYSTEM}TEXT")
 
 
 @cache
