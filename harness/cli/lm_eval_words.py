@@ -26,7 +26,9 @@ _YES: Final = ("", "true", "1", "yes")
 
 def as_ours(words: Sequence[str]) -> list[str]:
     """The arguments of `harness eval`, of arguments that may have words of lm-eval's among them."""
-    found, rest, model_args = [], list(words), dict[str, str]()
+    found: list[str] = []
+    model_args: dict[str, str] = {}
+    rest = list(words)
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
@@ -93,7 +95,9 @@ def _read_arguments(option: str, values: Sequence[str]) -> dict[str, str]:
 
 def _take_option(words: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words without an option, and its values."""
-    kept, values, rest = [], [], list(words)
+    kept: list[str] = []
+    values: list[str] = []
+    rest = list(words)
     while rest:
         word = rest.pop(0)
         if word in names and rest:

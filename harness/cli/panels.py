@@ -20,7 +20,7 @@ _NAMES: Final = {
     DATA: "limit seed data partial_data images samples rows part rule source split references every kind",
     JUDGE: "ledger official_prompts judge_repeats judge_calibration human_labels",
     ENGINE: "full_answers fresh gpus workers ray slurm",
-    OUTPUT: "out as_json dry_run yes output format html pictures source_url hub_task junit comment push public "
+    OUTPUT: "out as_json dry_run yes output format form html pictures source_url hub_task junit comment push public "
     "embed_images copy_images max_failed verbose quiet",
     ADVANCED: "config_file strict trust_remote_code serve_options serve_patience serve_keep plain_trl mode "
     "share features kept_bytes compile attn_implementation load_in_8bit bnb_4bit_compute_dtype bnb_4bit_quant_type "
