@@ -81,6 +81,14 @@ harness models check scenes-base
 harness models check qwen2.5-vl-3b  # needs its weights
 harness models convert-llava sft_model llava-rlhf --vision clip-vit-large-patch14  # needs an original checkpoint
 harness models convert-llava sft_model merged --vision clip --lora rlhf_lora  # needs an original checkpoint, an adapter
+harness recipes
+harness recipes --json
+harness recipes show scenes-demo
+harness recipes show silkie
+harness cache
+harness cache --json
+harness cache prune answers --older-than 30 --dry-run
+harness cache prune weights data --older-than 90 --yes  # needs nobody else to use them
 harness attention scenes-base --against runs/scenes-demo/checkpoint-47
 harness attention llava-1.5-7b --against runs/x/checkpoint-400 --task pope --limit 50  # needs a GPU
 harness store check runs/ledger.sqlite

@@ -73,6 +73,10 @@ COMMANDS: Final = {
     ),
     "tasks": Command("harness.cli.catalog:tasks_app", "List the tasks, or show one.", "Look"),
     "models": Command("harness.cli.catalog:models_app", "List the models that have a name here, or try one.", "Look"),
+    "recipes": Command("harness.cli.recipes:recipes_app", "List the recipes, or show one.", "Look"),
+    "cache": Command(
+        "harness.cli.cache:cache_app", "Show what is kept on disk between runs, or take some of it away.", "Look"
+    ),
     "attention": Command(
         "harness.cli.attention:attention_command", "Measure a model's attention to the image.", "Look"
     ),

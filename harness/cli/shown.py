@@ -22,7 +22,19 @@ if TYPE_CHECKING:
 Form = Literal["markdown", "csv", "json", "latex"]
 
 TABLES: Final = (
-    *("tasks", "models", "data check", "data get", "eval", "score", "parity", "train-then-eval", "watch"),
+    *(
+        "tasks",
+        "models",
+        "recipes",
+        "cache",
+        "data check",
+        "data get",
+        "eval",
+        "score",
+        "parity",
+        "train-then-eval",
+        "watch",
+    ),
     *("leaderboard", "compare", "check", "power", "judge ledger", "judge agree", "judge bench", "judge families"),
     *("vlfeedback build", "vlfeedback annotate", "vlfeedback sources", "vlfeedback check", "vlfeedback leaks"),
     "attention",
