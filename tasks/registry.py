@@ -93,6 +93,8 @@ class TaskSpec:
     """The function that turns an answer into records: a dotted name."""
     judge: str | None
     """The function that has a judge rate all answers: a dotted name; None where the task is not judged."""
+    reads_reply: str | None = None
+    """The function that reads a judge's reply, which gives None where it holds no rating: a dotted name."""
     decided: str | None = None
     """The function from a document to its early-exit rule (see `tasks.early_exit`): a dotted name."""
     reads: Reads | None = None
@@ -172,6 +174,14 @@ class Registry:
         """The function from (document, [answer]) to a record for each metric; empty if nothing is scored."""
         spec = self.task(task)
         found: Callable[..., Any] = self._import_named(spec, "process_results", spec.process_results)
+        return found
+
+    def reads_reply(self, task: str) -> Callable[[str], object] | None:
+        """The function from a judge's reply to its rating, None for none; None where the task has no such rule."""
+        spec = self.task(task)
+        if spec.reads_reply is None:
+            return None
+        found: Callable[[str], object] = self._import_named(spec, "metadata: reads_reply", spec.reads_reply)
         return found
 
     def decided(self, task: str, doc: Mapping[str, Any]) -> Callable[[str], bool] | None:
@@ -328,6 +338,7 @@ def _read_task(fields: Fields) -> TaskSpec:
         answers=metadata.text_or_null("answers"),
         process_results=fields.text("process_results"),
         judge=_read_judge_function(fields, metadata),
+        reads_reply=metadata.text("reads_reply") if "reads_reply" in metadata.values else None,
         decided=metadata.text("decided") if "decided" in metadata.values else None,
         reads=_read_part(metadata) if "reads" in metadata.values else None,
         next_token=metadata.text("next_token") if "next_token" in metadata.values else None,

@@ -11,6 +11,7 @@ import typer
 from harness.cli.board_options import RUNS, Boards
 from harness.cli.judge_bench import bench_command
 from harness.cli.judge_families import families_command
+from harness.cli.judge_forget import forget_command
 from harness.cli.options import LEDGER, Json, LedgerPath, money
 from harness.cli.shown import show
 from support.errors import OK, UnknownName, UsageError
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 judge_app = typer.Typer(no_args_is_help=True, help="Show what judges replied and cost, and how good they are.")
 judge_app.command("bench")(bench_command)
 judge_app.command("families")(families_command)
+judge_app.command("forget")(forget_command)
 
 
 @judge_app.command("ledger")

@@ -20,7 +20,6 @@ from trainers.data.rows import Row
 from trainers.data.vlfeedback_format import write_rows
 from trainers.vlfeedback.annotation import (
     TASK,
-    RatingCounts,
     RatingProtocol,
     annotate_folder,
     annotate_rows,
@@ -28,6 +27,7 @@ from trainers.vlfeedback.annotation import (
     with_ratings,
     write_published,
 )
+from trainers.vlfeedback.rating_counts import RatingCounts
 
 
 def plan_ratings(judge: OpenAIJudge, protocol: RatingProtocol, data: Path | Callable[[], Iterable[Row]]) -> JudgePlan:

@@ -18,7 +18,7 @@ from tasks.early_exit import next_token_record
 from tasks.empty_answers import is_empty, least_words
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge, JudgeSession
-from tasks.judges.reasons import Reason, list_reasons, reasons_in_words
+from tasks.judges.reasons import Reason, list_reasons, quote_reply, reasons_in_words
 from tasks.metric import Metric, Record
 from tasks.registry import NEXT_TOKEN, TaskSpec, registry
 from tasks.thoughts import answer_of
@@ -240,14 +240,15 @@ def _find_reasons(
 def _tell_unread(task: TaskSpec, rounds: Sequence[Sequence[JudgeRepeat]]) -> None:
     """Says how many replies of the judge hold no rating, and what becomes of them."""
     replies = [one for repeat in rounds for one in repeat if one.reply is not None]
-    counted = sum(_has_mark(one.records, "unrated") for one in replies)
-    left_out = sum(not one.records for one in replies)
+    counted = [one for one in replies if _has_mark(one.records, "unrated")]
+    left_out = [one for one in replies if not one.records]
     for unread, what in (
         (counted, "counted as the official rule says"),
         (left_out, "not scored"),
     ):
         if unread:
-            log.warning("%s: %d of %d replies of the judge hold no rating: %s", task.name, unread, len(replies), what)
+            text = "%s: %d of %d replies of the judge hold no rating: %s; the first: %s"
+            log.warning(text, task.name, len(unread), len(replies), what, quote_reply(unread[0].reply or ""))
 
 
 def rate(

@@ -14,6 +14,7 @@ from typing import Any
 from support.images import picture
 from tasks.judges.official_prompts import SOURCES, fetch
 from tasks.judges.protocol import Judge, reasons_of
+from tasks.judges.reasons import quote_reply
 from tasks.pairs.protocol import FIRST, SECOND, Pair, PairBench
 
 
@@ -32,6 +33,8 @@ class Call:
     """The place that it names last."""
     lost: str = ""
     """Why there is no reply."""
+    unread: str = ""
+    """The beginning of a reply that holds no verdict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,4 +116,6 @@ def _read_call(bench: PairBench, call: Call, reply: str | None, lost: str) -> Ca
     facts: dict[str, Any] = {"repeat": call.repeat, "chosen_at": call.chosen_at, "official": call.official}
     if reply is None:
         return Call(**facts, lost=lost)
-    return Call(**facts, picked=bench.official(reply), concluded=bench.conclusion(reply))
+    picked = bench.official(reply)
+    unread = quote_reply(reply) if picked is None else ""
+    return Call(**facts, picked=picked, concluded=bench.conclusion(reply), unread=unread)

@@ -105,7 +105,9 @@ class Result:
             counts.append(f"{found.lost} without a score ({cell(reasons_in_words(found.reasons))})")
         if found.unread:
             coin, vote = "a verdict, decided by the official coin", "a majority of verdicts for either answer, left out"
-            counts.append(f"{found.unread} without {coin if bench_of(self.bench).guesses else vote}")
+            first = next((call.unread for one in self.compared for call in one.calls if call.unread), "")
+            such_as = f" (the first reply without one: {cell(first)})" if first else ""
+            counts.append(f"{found.unread} without {coin if bench_of(self.bench).guesses else vote}{such_as}")
         if any(one.rewards for one in self.compared):
             counts.append(f"{found.ties} ties, which count as half")
         settings = "; ".join(f"{line(name)}: {line(value)}" for name, value in self.settings.items())

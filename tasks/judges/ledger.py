@@ -183,6 +183,8 @@ def now() -> str:
 _COLUMNS: Final = tuple(field.name for field in fields(Call))
 _LATER: Final = tuple(SCHEMA.later["calls"])
 """Columns that ledgers and exports of earlier versions lack."""
+_REPLACED: Final = "0" * 16
+"""What keys begin with that nothing asks for: no digest does."""
 _DEFAULTS: Final = {field.name: field.default for field in fields(Call)}
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM calls"
 
@@ -221,7 +223,7 @@ class Ledger:
         stays under a key that nothing asks for."""
         with self._store.writing():
             if instead:
-                self._run("UPDATE calls SET key = ? WHERE key = ?", _key_of_replaced(call), call.key)
+                self._run("UPDATE calls SET key = ? WHERE key = ?", _key_of_replaced(call.key), call.key)
             is_new = not self._run("SELECT 1 FROM calls WHERE key = ?", call.key)
             body = self._run("SELECT loss FROM unread WHERE key = ?", call.key)
             if is_new:
@@ -237,6 +239,14 @@ class Ledger:
             else:
                 self._charge(run, call.price)
         return is_new
+
+    def forget(self, key: str) -> bool:
+        """Have the reply under a key asked for again, and what can't be read of it; whether there was one. The paid
+        call stays, under a key that nothing asks for."""
+        with self._store.writing():
+            found = self._run("UPDATE calls SET key = ? WHERE key = ? RETURNING 1", _key_of_replaced(key), key)
+            unread = self._run("DELETE FROM unread WHERE key = ? AND loss IS NOT NULL RETURNING 1", key)
+        return bool(found or unread)
 
     def lose(self, loss: "Loss", *, run: str = "", body: bool = False) -> None:
         """Keep that a call was paid for and gave no usable reply; `body`: what it brought stays, to be read again."""
@@ -374,8 +384,13 @@ def _call_of(row: tuple[Any, ...]) -> Call:
     return Call(**values | {"batch": bool(values["batch"]), "estimated": bool(values["estimated"])})
 
 
-def _key_of_replaced(call: Call) -> str:
-    return hashlib.sha256(f"{call.key} before {call.created} {uuid.uuid4()}".encode()).hexdigest()
+def _key_of_replaced(key: str) -> str:
+    return _REPLACED + hashlib.sha256(f"{key} before {now()} {uuid.uuid4()}".encode()).hexdigest()[len(_REPLACED) :]
+
+
+def is_replaced(key: str) -> bool:
+    """Whether nothing asks for a key any more: its reply was replaced or forgotten, and stays for the money."""
+    return key.startswith(_REPLACED)
 
 
 def _is_amount(value: Any) -> bool:

@@ -4,6 +4,7 @@ list_reasons([("17", "status 500: overloaded"), ("3", "content filter"), ("9", "
 grouped(["content filter"] * 2, ["3", "9"])     # "content filter (2, such as 3)"
 """
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from support.errors import one_line
 _NUMBERED: Final = re.compile(r"(?<!\S)(?<!status )\S*\d\S*")
 MOST_REASONS: Final = 4
 """Kinds of reasons in one line."""
+LONGEST_QUOTE: Final = 160
+"""Characters of a reply in a message."""
 LONGEST_NAME: Final = 60
 """Characters of an example's name."""
 
@@ -27,6 +30,12 @@ class Reason:
     count: int
     example: str = ""
     """What the first one is known by: a sample's id, a question's key; empty: not known."""
+
+
+def quote_reply(text: str) -> str:
+    """The beginning of a reply in quotes, on one line, for a message."""
+    shown = " ".join(text.split())
+    return json.dumps(shown if len(shown) <= LONGEST_QUOTE else f"{shown[: LONGEST_QUOTE - 4]} ...", ensure_ascii=False)
 
 
 def kind_of(reason: str) -> str:

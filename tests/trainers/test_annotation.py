@@ -32,11 +32,9 @@ from trainers.config.data import ASPECTS, RatingMode, TextOrder
 from trainers.data.rows import Completion, Row
 from trainers.vlfeedback import annotation
 from trainers.vlfeedback.annotation import (
-    RatingCounts,
     RatingProtocol,
     annotate_folder,
     annotate_rows,
-    count_unread,
     name_completions,
     ratings_file,
     read_folder,
@@ -44,6 +42,7 @@ from trainers.vlfeedback.annotation import (
     with_ratings,
     write_published,
 )
+from trainers.vlfeedback.rating_counts import RatingCounts, count_unread
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 HELP = ASPECTS[0]

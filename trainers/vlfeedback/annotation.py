@@ -2,7 +2,6 @@
 
     annotate_folder(Path("runs/x/data"), judge, RatingProtocol(seed=0)).missing             # calls that failed
     annotate_rows(read_rows(data), judge, Path("second.jsonl"), RatingProtocol(part=500))   # 500 rows of a dataset
-    count_unread(JsonLines(Path("second.jsonl")))                    # {"Helpfulness": 2, ...}: texts without a rating
 
 A folder's ratings go to `ratings-JUDGE.jsonl` in it, a dataset's to the file that is named, keyed by row index, since
 ids repeat there. Each row holds the order in which the judge saw the texts, and the ratings by who wrote the text, so
@@ -19,7 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,12 +35,13 @@ from support.records import batches
 from tasks.judges.batch import BatchJudge
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge, reasons_of
-from tasks.judges.reasons import Reason, list_reasons, reasons_in_words
+from tasks.judges.reasons import reasons_in_words
 from trainers.config.data import ASPECTS, RatingMode, TextOrder
 from trainers.data.rows import Completion, Row
 from trainers.data.scores import number
 from trainers.vlfeedback.answers import read_answers
 from trainers.vlfeedback.instructions import Instruction
+from trainers.vlfeedback.rating_counts import RatingCounts, is_unreadable, unread_in
 from trainers.vlfeedback.rating_prompt import Rating, parse, questions
 
 log = logging.getLogger(__name__)
@@ -85,64 +85,11 @@ class Item:
     """What its row of ratings holds besides; a row with other values there is of other data or settings."""
 
 
-@dataclass(kw_only=True)
-class RatingCounts:
-    """What became of the instructions of one call."""
-
-    rated: int = 0
-    """Now or before."""
-    failed: int = 0
-    """Judge calls without a reply; made again next time."""
-    pictures: int = 0
-    """Instructions whose image is missing, broken or too large; tried again next time."""
-    left_out: int = 0
-    """Instructions that can't be rated so: of fewer than two texts, or of no image or several."""
-    unread: Counter[str] = field(default_factory=Counter)
-    """Aspect -> texts whose rating could not be read from the reply."""
-    unreadable: int = 0
-    """Rated instructions of which not one rating could be read."""
-    lost: list[tuple[str, str]] = field(default_factory=list)
-    """Instructions and why their calls or images failed."""
-    may_pass: bool = False
-    """Whether asking again can help."""
-    without_server: int = 0
-    """Rated before, by a judge of this name whose server was not kept."""
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Count a row of ratings."""
-        self.rated += 1
-        self.unread += unread_in(row)
-        self.unreadable += all(rating is None for given in row["ratings"].values() for rating in given.values())
-
-    def unread_beyond(self, share: float) -> str:
-        """A line where more than this share of the replies could not be read; else empty."""
-        if self.unreadable <= share * self.rated:
-            return ""
-        return (
-            f"{self.unreadable} of {self.rated} instructions have no rating that could be read from the judge's reply"
-        )
-
-    @property
-    def missing(self) -> int:
-        """Calls and images that failed: tried again next time."""
-        return self.failed + self.pictures
-
-    @property
-    def reasons(self) -> list[Reason]:
-        """Why, with counts; the example is an instruction."""
-        return list_reasons(self.lost)
-
-    def to_json(self) -> dict[str, Any]:
-        """For machines."""
-        shown = {name: value for name, value in vars(self).items() if name != "lost"}
-        return shown | {"reasons": [asdict(reason) for reason in self.reasons]}
-
-
 T = TypeVar("T")
 
 
 def annotate(
-    items: Iterable[Item], rows: JsonLines, judge: Judge, protocol: RatingProtocol, *, total: int = 0, label: str = TASK
+    items: Iterable[Item], rows: JsonLines, judge: Judge, protocol: RatingProtocol, *, total: int = 0
 ) -> RatingCounts:
     """Have the judge rate every item that has no row yet; `total` items, if known, are reported as progress.
 
@@ -155,14 +102,19 @@ def annotate(
         words = judge.settings.in_words()
         items = (replace(item, more={**item.more, "judge_settings": words}) for item in items)
     for batch in batches(_select_unrated(items, rows, getattr(judge, "identity", ""), counts, stage), size):
-        rows.append(_rate(batch, judge, protocol, counts, label))
+        rows.append(_rate(batch, judge, protocol, counts))
         stage.add(len(batch))
     if isinstance(judge, OpenAIJudge):
-        judge.tell_reuse(label or "ratings")
+        judge.tell_reuse("ratings")
     _drop_repeated_rows(rows)
     if counts.without_server:
         text = "%s: %d ratings were kept without their judge's server, which may be another"
         log.warning(text, rows.path, counts.without_server)
+    if counts.unread:
+        told = (
+            f"{counts.unread.total()} ratings could not be read from the judge's replies; the first: {counts.example}"
+        )
+        log.warning(told)
     if counts.missing:
         log.warning(f"{counts.missing} ratings failed: {reasons_in_words(counts.reasons)}")
     return counts
@@ -196,7 +148,8 @@ def _is_rated(item: Item, rows: JsonLines, server: str) -> bool:
     if strange := sorted(row["ratings"].keys() - item.texts.keys()):
         names = ", ".join(strange)
         raise DataError(f"{rows.path}: row {item.key!r} rates answers that are not there ({names}); give another file")
-    return set(row["ratings"]) == set(item.texts)
+    # The ledger has replies that could not be read; one that was forgotten there is asked for again.
+    return set(row["ratings"]) == set(item.texts) and not (server and is_unreadable(row))
 
 
 def _drop_repeated_rows(rows: JsonLines) -> None:
@@ -205,9 +158,7 @@ def _drop_repeated_rows(rows: JsonLines) -> None:
         atomic_write_text(rows.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.by_id.values()))
 
 
-def _rate(
-    batch: Sequence[Item], judge: Judge, protocol: RatingProtocol, counts: RatingCounts, label: str
-) -> list[dict[str, Any]]:
+def _rate(batch: Sequence[Item], judge: Judge, protocol: RatingProtocol, counts: RatingCounts) -> list[dict[str, Any]]:
     """The rows of those items whose replies are all there."""
     ready: list[tuple[Item, list[str]]] = []
     for item in batch:
@@ -224,7 +175,7 @@ def _rate(
         for aspects, prompt in questions(item.prompt, [item.texts[name] for name in names], protocol.mode).items()
     ]
     replies: list[dict[tuple[str, ...], str | None]] = [{} for _ in ready]
-    given = judge.ask_many(((prompt, ready[place][0].image()) for place, _, prompt in asked), label=label)
+    given = judge.ask_many(((prompt, ready[place][0].image()) for place, _, prompt in asked), label=TASK)
     for (place, aspects, _), reply in zip(asked, given, strict=True):
         replies[place][aspects] = reply
     for call, why in reasons_of(given).items():
@@ -259,17 +210,6 @@ def _make_row(item: Item, names: Sequence[str], replies: Mapping[tuple[str, ...]
     row |= ({"server": server} if server else {}) | dict(item.more)
     # A reply of which a rating could not be read is kept.
     return row | {"unread": list(replies.values())} if unread_in(row) else row
-
-
-def unread_in(row: Mapping[str, Any]) -> Counter[str]:
-    """Aspect -> texts of one row whose rating could not be read from the judge's reply."""
-    return Counter(aspect for given in row["ratings"].values() for aspect, rating in given.items() if rating is None)
-
-
-def count_unread(rows: JsonLines) -> dict[str, int]:
-    """Aspect -> texts whose rating could not be read from the judge's reply, over a file of ratings."""
-    total = sum((unread_in(row) for row in rows.by_id.values()), Counter())
-    return {aspect: total[aspect] for aspect in ASPECTS}
 
 
 def select_part(items: Iterable[T], part: int | float | None, seed: int, key: Callable[[T], str]) -> Iterator[T]:

@@ -25,7 +25,6 @@ from trainers.data.rows import Completion, Preference, Row
 from trainers.data.usable_pairs import EMPTY, EQUAL, describe_left_out, why_useless
 from trainers.data.vlfeedback_format import write_rows
 from trainers.vlfeedback.annotation import (
-    RatingCounts,
     RatingProtocol,
     annotate,
     check_pictures,
@@ -34,6 +33,7 @@ from trainers.vlfeedback.annotation import (
 )
 from trainers.vlfeedback.answers import AnswersLM, MemberCounts, decode, read_answers
 from trainers.vlfeedback.instructions import Instruction
+from trainers.vlfeedback.rating_counts import RatingCounts
 from trainers.vlfeedback.sampling import instructions_of
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def build_dataset(
         rated = JsonLines(path)
         protocol = RatingProtocol(seed=seed, mode=data.mode, order=data.order)
         items = items_of(instructions, answers, images)
-        ratings = annotate(items, rated, judge, protocol, total=len(instructions), label="")
+        ratings = annotate(items, rated, judge, protocol, total=len(instructions))
         failed += ratings.missing
     rows = list(rows_of(instructions, answers, rated.by_id, images))
     write_rows(rows, folder / "vlfeedback.jsonl")
