@@ -271,11 +271,13 @@ def _find_needs(
 def _print_entries(entries: "Sequence[Entry]", board: "Board | None", as_json: bool) -> None:
     from harness.evaluation.lost import list_lost
     from leaderboards.board.entry import to_json
+    from leaderboards.views.glossary import INTERVAL
     from leaderboards.views.markdown_report import leaderboard_blocks
 
     if as_json:
         reasons = list_lost(board, entries) if board is not None else []
-        print(json.dumps({"entries": [to_json(entry) for entry in entries], "reasons": reasons}))
+        told = {"low": INTERVAL, "high": INTERVAL}
+        print(json.dumps({"entries": [to_json(entry) for entry in entries], "glossary": told, "reasons": reasons}))
     else:
         show(leaderboard_blocks(entries))
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.evaluation.attention import KINDS, Array, Attention, Kind
 from leaderboards.statistics.verdict import Pair, PairedTest, interval, panel
+from leaderboards.views.glossary import DIFFERENCE, INTERVAL, OF_TABLE, p_of
 from support.errors import InputError
 from support.files import atomic_path, atomic_write_text
 from support.markdown import MISSING, cell, table
@@ -88,6 +89,7 @@ def render(base: Attention, tuned: Attention | None = None) -> str:
             row += [_with_interval(tuned, metric), *_difference_cells(verdicts[name])]
         rows.append(row)
     notes = [_describe_counts(found) for found in (base, tuned) if found is not None]
+    notes += ["", INTERVAL if tuned is None else f"{INTERVAL} {DIFFERENCE} {p_of(OF_TABLE)}"]
     return f"{table(header, rows)}\n\n" + "\n".join(notes)
 
 

@@ -18,6 +18,7 @@ from harness.runs.training_alarms import line_table
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.statistics.verdict import PairedTest
+from leaderboards.views.glossary import DIFFERENCE, OF_TABLE, p_of
 from leaderboards.views.markdown_report import differences, leaderboard
 from support.files import atomic_write_text
 from support.markdown import cell, line, table
@@ -96,7 +97,7 @@ def _describe(outcome: Outcome, checkpoint: Checkpoint, base: ModelSpec) -> str:
 
 
 def _describe_verdicts(verdicts: dict[str, PairedTest], shown: list[Entry]) -> str:
-    text = "Paired on the same images; p from a permutation test over images, Holm-adjusted over the table."
+    text = f"{DIFFERENCE} {p_of(OF_TABLE)}"
     if any(entry.limit is not None for entry in shown):
         text += " **Partial: scored on the first documents of each task only.**"
     separable = [

@@ -15,6 +15,7 @@ from harness.runs.outcome import Outcome
 from harness.runs.training_alarms import LEGEND, length_metrics, training_table
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
+from leaderboards.views.glossary import DIFFERENCE, OF_TABLE, in_json, p_of
 from leaderboards.views.learning_curves import Point, learning_curves
 from leaderboards.views.markdown_report import differences, leaderboard
 from support.files import atomic_write_text
@@ -42,7 +43,7 @@ def render(outcome: Outcome) -> str:
         f"# {cell(outcome.recipe.name)}: {cell(outcome.base)} before and after preference training",
         _summarise(outcome),
         "## Leaderboard",
-        "Values with their 95% intervals (images taken as drawn by chance). ↑ higher is better, ↓ lower is better.",
+        "↑ higher is better, ↓ lower is better.",
         leaderboard(shown),
     ]
     tasks = registry().tasks.items()
@@ -52,8 +53,8 @@ def render(outcome: Outcome) -> str:
         if not verdicts:
             parts.append("Not scored.")
             continue
-        parts.append("Paired on the same images; p from a permutation test over images, Holm-adjusted over the table.")
         parts.append(differences(verdicts, units))
+        parts.append(f"{DIFFERENCE} {p_of(OF_TABLE)}")
     parts += _plot_curves(outcome)
     main = [checkpoint.path.as_posix() for checkpoint in outcome.of_arm(outcome.recipe.trainer)]
     parts += ["## Best checkpoint", describe_selection(outcome.selection, main, outcome.removed)]
@@ -122,7 +123,7 @@ def _plot_curves(outcome: Outcome) -> list[str]:
         return []
     return [
         "## Hallucination against training step" if named else "## Scores against training step",
-        "From the base at step 0; bars are 95% intervals.",
+        "From the base at step 0; bars are the 95% intervals of the table above.",
         f"![{cell(', '.join(wanted))} against training step]({file})",
     ]
 
@@ -300,6 +301,7 @@ def to_json(outcome: Outcome) -> str:
         {
             "run": outcome.out.as_posix(),
             "entries": [entry_json(entry) for entry in outcome.entries],
+            "glossary": in_json(OF_TABLE),
             "verdicts": verdicts,
             "best": outcome.selection.model,
             "not ranked": {

@@ -23,6 +23,7 @@ from leaderboards.statistics.resampling import Counted, CountsMetric
 from leaderboards.statistics.significance import ALPHA, holm
 from leaderboards.statistics.verdict import Matched, Outcome, PairedTest, adjusted, verdicts
 from leaderboards.views.columns import PROTOCOL_DIFFERS, Column, corrected_in_words, mark, outcome
+from leaderboards.views.glossary import DIFFERENCE, MARKS, OF_PAIR, VISIBLE, in_json, p_of
 from support.errors import CompareError, did_you_mean
 from support.markdown import MISSING, cell, line, number, p_value, span, table
 from support.tables import Block, Cell, Table, Tested
@@ -30,10 +31,7 @@ from support.tables import to_markdown as as_markdown
 
 _SIGNS: Final = {"higher": "↑", "lower": "↓"}
 
-_HOW_TESTED: Final = (
-    "On the same questions, resampled by image; p from a permutation test, Holm-adjusted over the headline metrics, "
-    "and over the others by themselves. Visible: the true difference that 80% of such comparisons would find."
-)
+_HOW_TESTED: Final = f"On the same questions. {DIFFERENCE} {p_of(OF_PAIR)} {MARKS} {VISIBLE}"
 
 NO_SAMPLES: Final = "no samples of one side"
 
@@ -229,8 +227,7 @@ def to_blocks(found: Comparison, *, shown: int = 3) -> list[Block]:
     if found.formats:
         parts += ["## Format or ability?", format_table(found.formats)]
         parts.append(
-            "▲ better, ▼ worse, ↑ significantly more, ↓ significantly less. "
-            "Next token: the likeliest of the possible answers."
+            f"{MARKS} ↑ significantly more, ↓ significantly less. Next token: the likeliest of the possible answers."
         )
         parts.append("\n".join(f"- {explain(one)}" for one in found.formats))
     if found.flips:
@@ -246,6 +243,7 @@ def to_json(found: Comparison) -> dict[str, Any]:
         "before": found.before,
         "after": found.after,
         "notes": found.notes,
+        "glossary": in_json(OF_PAIR),
         "changes": [
             {
                 **{

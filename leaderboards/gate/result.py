@@ -10,6 +10,7 @@ from leaderboards.comparison.compare import verdict_to_json
 from leaderboards.comparison.flips import Flip
 from leaderboards.statistics.guard_test import GuardTest
 from leaderboards.statistics.verdict import PairedTest
+from leaderboards.views.glossary import DIFFERENCE, OF_GATE, in_json, p_of
 from support.markdown import cell, line, number, p_value, span, table
 
 
@@ -179,6 +180,8 @@ def render(result: GateResult) -> str:
         )
     if result.unchecked:
         parts.append("\n".join(f"- error: {cell(error)}" for error in result.errors))
+    if any(one.verdict for one in result.regressions) or any(one.verdict for one in result.claims):
+        parts.append(f"{DIFFERENCE} {p_of(OF_GATE)}")
     if result.notes:
         parts.append("\n".join(f"- note: {cell(note)}" for note in result.notes))
     return "\n\n".join(parts)
@@ -203,6 +206,7 @@ def to_json(result: GateResult) -> dict[str, Any]:
         "claims": [_sides_to_json(claim) | {"met": claim.met} for claim in result.claims],
         "errors": result.errors,
         "notes": result.notes,
+        "glossary": in_json(OF_GATE),
     }
 
 

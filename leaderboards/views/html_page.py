@@ -15,14 +15,15 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from leaderboards.board.board import newest
 from leaderboards.board.entry import Entry, Key
+from leaderboards.views import glossary
 from leaderboards.views.columns import NO_COMPARISON, BoardComparison
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.page_answers import ANSWERS, Loader, Marker, Thumbnails, mark, pack
-from leaderboards.views.page_tables import answers_of, board_table, cost_table, reported_table, run_table
+from leaderboards.views.page_tables import BoardTable, answers_of, board_table, cost_table, reported_table, run_table
 from leaderboards.views.published import Reference
 from leaderboards.views.svg_charts import bars, curve, profile
 from support.errors import BoardError, did_you_mean
@@ -119,8 +120,20 @@ def page(
         archive=archive,
         number=number,
         line=line,
+        **_words_of(board),
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair must not cost the page
+
+
+def _words_of(board: BoardTable) -> dict[str, Any]:
+    """What the page says of its intervals, p-values and marks, of those that it has."""
+    outcomes = {row.outcome.partition(":")[0] for row in board.against}
+    return {
+        "glossary": glossary.__dict__,
+        "p_is": glossary.p_of(glossary.OF_BOARD),
+        "ranked": any(cell is not None and cell.rank for _, cells in board.rows for cell in cells),
+        "signs": [text for sign, text in glossary.SIGNS.items() if sign in outcomes],
+    }
 
 
 def _load_template() -> "Template":

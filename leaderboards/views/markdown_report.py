@@ -34,6 +34,7 @@ from leaderboards.views.columns import (
     remarks,
     several_versions,
 )
+from leaderboards.views.glossary import INTERVAL, MARKS, OF_BOARD, RANK, in_json, p_of
 from support.errors import BoardError, did_you_mean
 from support.markdown import MISSING, cell, line, number, p_value, span, table
 from support.tables import Block, Cell, Table, csv_cell, to_markdown
@@ -132,12 +133,15 @@ def to_json(
     comparison: BoardComparison = NO_COMPARISON,
     published: Iterable[Mapping[str, Any]] | None = None,
 ) -> str:
-    """{"entries": [...]}: whole entries, with their provenance, rank and difference to the base if these are known.
+    """{"entries": [...], "glossary": {...}}: whole entries, with their provenance, rank and difference to the base if
+    these are known, and what their fields are.
 
-    What others `published` is separate: {"entries": [...], "published": [...]}.
+    What others `published` is separate: "published": [...].
     """
     rows = [_row(entry, comparison) | entry_to_json(entry) for entry in _select(entries, only_headline)]
-    found = {"entries": rows} if published is None else {"entries": rows, "published": list(published)}
+    found: dict[str, Any] = {"entries": rows, "glossary": in_json(OF_BOARD)}
+    if published is not None:
+        found["published"] = list(published)
     return json.dumps(found, allow_nan=False)
 
 
@@ -200,13 +204,12 @@ def _caption(shown: Sequence[Entry], comparison: BoardComparison, base: str | No
     """How the scores were made and tested, for a table that stands alone."""
     tested = any(entry.key in comparison.verdicts for entry in shown)
     parts = (
-        (any(entry.low is not None for entry in shown), "In brackets: 95% intervals, over images."),
+        (any(entry.low is not None for entry in shown), INTERVAL),
         (True, "Bold: the best of a metric."),
         (
             tested,
-            f"†: significantly better, ‡: significantly worse than {base or 'the base'} on the same questions "
-            "(two-sided paired permutation test over images at the 5% level, Holm-adjusted over the headline metrics "
-            "of all models, and over all other metrics by themselves).",
+            f"†: significantly better, ‡: significantly worse than {base or 'the base'} on the same questions (p at "
+            f"most 5%). {p_of(OF_BOARD)}",
         ),
     )
     return " ".join(text for applies, text in parts if applies)
@@ -219,15 +222,13 @@ def _legend(shown: Sequence[Entry], comparison: BoardComparison, base: str | Non
     words = {outcome(entry.metric, comparison.verdicts[entry.key]) for entry in tested}
     differs = any(comparison.protocol_differences.get(entry.key) for entry in shown)
     parts = (
+        (any(entry.low is not None for entry in shown), INTERVAL),
         (
             any(entry.key in comparison.corrected for entry in shown),
             "Raw: by the judge. Corrected for its errors by people's labels; lambda: how much the judge still counts.",
         ),
-        (
-            any(comparison.rank(entry) for entry in shown),
-            "#: the ranks a model can have, since what cannot be told apart is tied.",
-        ),
-        (bool(tested), f"Difference to {name} on the same questions: ▲ better, ▼ worse, ≈ not separable."),
+        (any(comparison.rank(entry) for entry in shown), RANK),
+        (bool(tested), f"Difference to {name} on the same questions: {MARKS} {p_of(OF_BOARD)}"),
         (any(word.startswith("not better") for word in words), "△: better only by saying less, which is named."),
         (bool(words & {"higher", "lower"}), "Higher, lower: of how a model answers, where neither is better."),
         (

@@ -1,5 +1,6 @@
 """What a leaderboard shows beside its scores."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -142,7 +143,7 @@ def test_a_score_whose_base_was_asked_differently_says_what_differs(entry: Entry
         replace(entry, provenance={"task": "0a"}), closed(share(80)), closed(share(40)), provenance={"task": "0b"}
     )
     assert changed.changes[0].protocol_differences == ["digest of the task's prompts and rules was '0a', is '0b'"]
-    assert "▼ worse ≠ |" in to_markdown(changed)
+    assert re.search(r"▼ worse ≠ +\|", to_markdown(changed))
     assert "≠: asked or rated differently" in to_markdown(changed)
     assert to_json(changed)["changes"][0]["asked_otherwise"] == changed.changes[0].protocol_differences
     assert "≠" not in to_markdown(compared(entry, closed(share(80)), closed(share(40))))

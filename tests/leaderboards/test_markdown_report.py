@@ -10,6 +10,7 @@ from leaderboards.board.entry import to_json as entry_to_json
 from leaderboards.statistics.ranks import Rank
 from leaderboards.statistics.verdict import PairedTest
 from leaderboards.views.columns import BoardComparison
+from leaderboards.views.glossary import INTERVAL, MARKS, OF_BOARD, p_of
 from leaderboards.views.markdown_report import differences, leaderboard, to_csv, to_json
 from support.errors import BoardError
 from support.markdown import cell, line
@@ -34,6 +35,8 @@ def shown(markdown: str) -> list[list[str]]:
     """The table's cells as a reader sees them; fails if anything in a cell is more than text."""
     rows: list[list[str]] = []
     for token in MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(markdown):
+        if token.type == "table_close":
+            break
         if token.type == "tr_open":
             rows.append([])
         elif token.type == "inline":
@@ -178,6 +181,8 @@ def test_a_rise_has_its_sign() -> None:
 def test_a_board_of_a_thousand_models_and_twenty_tasks_is_whole(make_entry: MakeEntry) -> None:
     entries = [make_entry(model=f"model-{m}", task=f"task-{t}", value=m / 100) for m in range(1000) for t in range(20)]
     lines = leaderboard(entries).splitlines()
+    assert lines[-2:] == ["", INTERVAL]
+    lines = lines[:-2]
     assert len(lines) == 1002
     assert all(row.count("|") == 22 for row in lines)
     assert lines[-1].split("|")[1].strip() == "model-999"
@@ -211,14 +216,17 @@ def test_ranks_tie_and_the_difference_to_the_base_is_marked(make_entry: MakeEntr
         ["same", f"{score} -0.2 ≈"],
         ["unknown", score],
     ]
-    assert "Difference to base on the same questions: ▲ better, ▼ worse, ≈ not separable." in legend
+    assert f"Difference to base on the same questions: {MARKS} {p_of(OF_BOARD)}" in legend
     assert "#: the ranks" in legend
 
 
-def test_without_verdicts_and_ranks_there_is_no_legend(make_entry: MakeEntry) -> None:
-    assert "\n\n" not in leaderboard([make_entry()])
+def test_without_verdicts_and_ranks_the_legend_is_of_intervals_and_without_these_there_is_none(
+    make_entry: MakeEntry,
+) -> None:
+    assert leaderboard([make_entry()]).partition("\n\n")[2] == INTERVAL
     of_others = BoardComparison(verdicts={("x", "y", "z", "1", None): verdict()})
-    assert "\n\n" not in leaderboard([make_entry()], comparison=of_others)
+    assert leaderboard([make_entry()], comparison=of_others).partition("\n\n")[2] == INTERVAL
+    assert "\n\n" not in leaderboard([make_entry(low=None, high=None)])
 
 
 def test_an_unknown_base_is_refused_with_the_names_there_are(make_entry: MakeEntry) -> None:
