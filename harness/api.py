@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 
 from harness.engine.config import EngineConfig
 from harness.evaluation.eval_settings import EvalSettings
-from harness.evaluation.make_judge import make_judge
+from harness.evaluation.make_judge import judge_or_estimator, make_judge
 from harness.models.spec import ModelSpec, find
 from harness.results import CheckResult, CompareResult, EvalResult, ScoreResult, TrainResult
 from leaderboards.board.board import Board
 from leaderboards.gate.gate import GateSettings
 from leaderboards.gate.source import GateSource
-from support.errors import InputError
+from support.errors import InputError, Need
 from support.judge_names import SCENES
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec, add_task, registry
@@ -44,11 +44,12 @@ def evaluate(
     board: Boards | None = None,
     name: str | None = None,
 ) -> EvalResult:
-    """Score a model on tasks.
+    """Score a model on tasks. NotReady, before anything is downloaded or asked, with all `needs` that are missing.
 
     `judge` rates judged tasks; None: the judge "scenes", of scenes tasks. `limit` replaces that of `settings`.
     `board` gets the scores; scores that it has already are not computed again. `name` is the model's name there.
     """
+    from harness.evaluation.preflight import look_at_run
     from harness.evaluation.score_models import ModelScorer
 
     settings = settings or EvalSettings()
@@ -58,10 +59,13 @@ def evaluate(
         settings = replace(settings, limit=limit)
     chosen = _find_tasks(tasks)
     kept = _open_board(board) if board is not None else None
-    rater = _find_judge(judge) if any(task.judged for task in chosen) else None
+    lacking: list[Need] = []
+    rater = _find_judge(judge, lacking) if any(task.judged for task in chosen) else None
     scorer = ModelScorer(tasks=chosen, judge=rater, settings=settings, engine=engine or EngineConfig(), board=kept)
     with _find_model(model) as (spec, own_name):
         name = name or own_name
+        ready = look_at_run(chosen, rater, settings, models=[spec], more=lacking)
+        scorer.require(ready.needs, [(name, spec)])
         found = scorer.score(spec, name)
     if found is not None:
         return EvalResult(model=name, entries=found.entries, samples=found.samples, seconds=found.seconds)
@@ -100,13 +104,15 @@ def train_then_eval(
     trust_remote_code: bool = False,
     **changes: Any,
 ) -> TrainResult:
-    """Score the base, train, score every checkpoint, compare; in this process. Continues an interrupted run.
+    """Score the base, train, score every checkpoint, compare; in this process. Continues an interrupted run. NotReady,
+    before anything is done, with all `needs` that are missing.
 
     `out` is the run folder, runs/RECIPE by default. `limit` is the largest number of instructions, and of documents of
     each task. `early_stop` names "task" or "task.metric": training ends once it is significantly worse than the base's.
     `trust_remote_code`: Python code that comes with the recipe's models may run. `changes` replace top-level values of
     the recipe, such as `seed=1`.
     """
+    from harness.runs.needs import look_at_recipe
     from harness.runs.report import write_report
     from harness.runs.train_then_eval import train_then_eval as run
     from trainers.config.recipe import parse_as, preference_recipe
@@ -116,8 +122,10 @@ def train_then_eval(
     else:
         found = preference_recipe(str(recipe), **changes)
     folder = Path(out) if out is not None else Path("runs") / found.name
-    rater = _find_judge(judge if judge is not None or found.data is None else found.data.judge)
+    lacking: list[Need] = []
+    rater = _find_judge(judge if judge is not None or found.data is None else found.data.judge, lacking)
     settings = EvalSettings(limit=limit)
+    look_at_recipe(found, folder, rater, settings, more=lacking).require()
     outcome = run(found, folder, rater, settings=settings, early_stop=early_stop, remote_code=trust_remote_code)
     return TrainResult(outcome=outcome, report=write_report(outcome))
 
@@ -185,8 +193,10 @@ def _open_board(board: Boards) -> Board:
     return Board(folder if folder.name == "board" else folder / "board")
 
 
-def _find_judge(judge: str | Judge | None) -> Judge:
-    return make_judge(judge or SCENES) if judge is None or isinstance(judge, str) else judge
+def _find_judge(judge: str | Judge | None, lacking: list[Need] | None = None) -> Judge:
+    if judge is not None and not isinstance(judge, str):
+        return judge
+    return make_judge(judge or SCENES) if lacking is None else judge_or_estimator(judge or SCENES, lacking)
 
 
 def _find_tasks(tasks: Tasks) -> list[TaskSpec]:

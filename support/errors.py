@@ -6,6 +6,8 @@
     │   ├── NotReady             2   what a run needs and has not, all of it
     │   ├── UnknownName          2   a name that nothing has; says which are known
     │   ├── SettingError         2   a setting with a value it can't have, or one that would not act
+    │   │   └── NoKeyError       2   a key that is not set, or a server that nothing names
+    │   ├── NoJudgeError         2   a judge is needed and none was given
     │   ├── RecipeError          2   a recipe, or a key in it
     │   ├── DataError            2   instructions, preference data, images: files and their rows
     │   ├── AnswerFileError      2   answers made elsewhere, or their references
@@ -23,7 +25,6 @@
         ├── ServerError          1   a server that does not start, or does not answer
         ├── StoreError           1   a cache, a ledger or another store that can't be read or written
         └── JudgeError           1   a judge gave no reply
-            ├── NoJudgeError     1   a judge is needed and none was given
             ├── JudgeDown        1   the judge gives no more replies
             └── BudgetSpent      1   the next call could pass the budget
 
@@ -64,9 +65,21 @@ class Need:
     why: str
     command: str
     """What brings it, or the option that names another."""
+    is_key: bool = False
+    """A key, which an estimate does without."""
+    code: int = USAGE
+    """Exit code of a run that lacks nothing else."""
+
+    @classmethod
+    def of(cls, error: Exception, *, is_key: bool = False) -> "Need":
+        """The same as an error says it: WHAT: WHY; COMMAND."""
+        said, _, command = one_line(error).partition("; ")
+        what, _, why = said.partition(": ")
+        code = error.exit_code if isinstance(error, HarnessError) else FAILED
+        return cls(what=what, why=why, command=command, is_key=is_key, code=code)
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.why}; {self.command}"
+        return self.what + f": {self.why}" * bool(self.why) + f"; {self.command}" * bool(self.command)
 
 
 class NotReady(InputError):
@@ -74,12 +87,18 @@ class NotReady(InputError):
 
     def __init__(self, needs: Sequence[Need]) -> None:
         self.needs = tuple(needs)
+        self.exit_code = exit_code_of(self.needs)
         lines = list(map(str, needs))
         first = [f"{len(needs)} things are missing, and nothing was started:"] if len(needs) > 1 else []
         super().__init__("\n".join([*first, *lines]))
 
     def __reduce__(self) -> tuple[type["NotReady"], tuple[tuple[Need, ...]]]:
         return NotReady, (self.needs,)
+
+
+def exit_code_of(needs: Sequence[Need]) -> int:
+    """Of a run that lacks these: USAGE, unless all that it lacks is broken and not absent."""
+    return max((need.code for need in needs), default=OK)
 
 
 class UnknownName(InputError, LookupError):
@@ -98,6 +117,14 @@ class UnknownName(InputError, LookupError):
 
 class SettingError(InputError):
     """A setting has a value that it can't have, or would not act."""
+
+
+class NoKeyError(SettingError):
+    """A key that is not set, or a server that nothing names."""
+
+
+class NoJudgeError(InputError, LookupError):
+    """A judge is needed and none was given."""
 
 
 class RecipeError(InputError):
@@ -166,10 +193,6 @@ class StoreError(RunError):
 
 class JudgeError(RunError):
     """A judge gave no reply."""
-
-
-class NoJudgeError(JudgeError, LookupError):
-    """A judge is needed and none was given."""
 
 
 class JudgeDown(JudgeError):

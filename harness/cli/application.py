@@ -22,6 +22,7 @@ from typer.main import get_command
 from harness.cli.interrupts import end_in_order, is_interrupted
 from harness.cli.lazy import LazyGroup
 from harness.cli.lm_eval_words import as_ours
+from harness.cli.missing import tell_missing
 from harness.cli.options import ANY, REQUIRE_BETTER, say
 from harness.cli.panels import arrange
 from harness.cli.working import shown_at_work
@@ -179,6 +180,8 @@ def _tell(error: Exception, command: str, given: Sequence[str]) -> int:
     """Print one line about an error; the exit code."""
     if (full := None if isinstance(error, HarnessError) else describe_full_disk(error)) is not None:
         return say(full, FAILED)
+    if isinstance(error, NotReady):
+        return tell_missing(error.needs, error.exit_code, as_json="--json" in given)
     code = _exit_code_of(error)
     if code == FAILED and error.__cause__ is not None:
         _show_place(error)
@@ -212,8 +215,6 @@ def complete_options(arguments: Sequence[str]) -> list[str]:
 
 
 def _message_of(error: Exception) -> str:
-    if isinstance(error, NotReady):
-        return "\nharness: ".join(map(one_line, str(error).splitlines()))
     shown = getattr(error, "format_message", None)  # click's errors
     if similar := getattr(error, "possibilities", None):  # of an unknown option; not each in its two spellings
         error.possibilities = list(dict.fromkeys(each.replace("_", "-") for each in similar))  # type: ignore[attr-defined]

@@ -2,11 +2,13 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import DATA, MODEL, DataOptions, ModelOptions
+from harness.cli.missing import tell_forecast
+from harness.cli.options import DATA, MODEL, DataOptions, DryRun, ModelOptions
+from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import with_settings
 from harness.cli.shown import show
 from support.errors import OK
@@ -24,6 +26,8 @@ def attention_command(
     ] = "scenes_chair",
     limit: Annotated[int, typer.Option(min=1, help="Number of documents.")] = 50,
     out: Annotated[Path, typer.Option(help="Folder for the table, its plot and the answers.")] = Path("runs/attention"),
+    dry_run: DryRun = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON on stdout.")] = False,
     *,
     models: ModelOptions,
     data: DataOptions,
@@ -37,20 +41,33 @@ def attention_command(
 
     from harness.evaluation.attention import attention_share
     from harness.evaluation.attention_report import write
+    from harness.evaluation.eval_settings import EvalSettings
+    from harness.evaluation.preflight import look_at_run
     from harness.evaluation.protocol import OFFICIAL, as_asked
     from harness.models.adapter_host import AdapterHost
     from harness.models.fetch import fetch
+    from harness.runs.forecast import forecast_of_scoring, tasks_without_data
+    from harness.runs.scoring_cost import cost_of_model
     from support.stages import Stages
     from tasks.registry import registry
 
     spec_of_task, host, found = registry().task(task), AdapterHost(), []
     data.check([spec_of_task])
     names = (model,) if against is None else (model, against)
+    needs = needs_of_output("--out", out)
+    specs = models.find_all(context, [model], needs)
+    specs += replace(models, path=None, base=None).find_all(context, [against] if against is not None else [], needs)
     with Stages():
-        # All are found before the first is loaded, which takes long.
-        others = replace(models, path=None, base=None)
-        specs = [fetch((models if name == model else others).find(context, name)) for name in names]
-        for name, spec in zip(names, specs, strict=True):
+        settings = EvalSettings(data=data.paths, limit=limit)
+        look: dict[str, Any] = {"models": specs, "more": needs, "judged": False}
+        ready = look_at_run([spec_of_task], None, settings, **look)
+        if dry_run:
+            missing = tasks_without_data([spec_of_task], ready)
+            costs = [cost_of_model(spec, [spec_of_task], None, settings, out, missing=missing) for spec in specs]
+            steps = [f"{name}: answer, and measure the attention" for name in names]
+            return tell_forecast(forecast_of_scoring(f"attention on {task}", steps, costs, ready, out=out), as_json)
+        ready.require()
+        for name, spec in zip(names, list(map(fetch, specs)), strict=True):
             lm = host.load(as_asked(spec, OFFICIAL))
             found.append(attention_share(lm, spec_of_task, limit, name=name, data=data.paths))
     show(write(out, found[0], found[1] if against is not None else None))

@@ -65,8 +65,8 @@ def models_check_command(
     from dataclasses import asdict
 
     from harness.evaluation.model_check import check_model, render
-    from harness.evaluation.preflight import look_at_disk
     from harness.models.fetch import fetch
+    from harness.models.readiness import look_at_disk
 
     spec = models.find(context, name)
     use = look_at_disk(spec)

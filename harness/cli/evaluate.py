@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from harness.cli.judging import exit_code_of, print_judge_plans
+from harness.cli.judging import exit_code_of
+from harness.cli.missing import tell_forecast
 from harness.cli.options import (
     JUDGE,
     MODEL,
@@ -23,8 +24,8 @@ from harness.cli.options import (
     Tasks,
     check_data,
     expand,
-    print_plan,
 )
+from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import OptionGroup, check_at_least, from_environment, refuse_given, with_settings
 from harness.cli.shown import show
 from harness.engine.config import EngineConfig, config_from
@@ -32,7 +33,7 @@ from harness.evaluation.eval_settings import EvalSettings, check_suffixes
 from harness.models.chat_settings import acts_on_served
 from harness.serving.adapters import needs_of_usable
 from harness.serving.settings import ServerSettings
-from support.errors import OK, Need, NotReady, SettingError, UsageError
+from support.errors import Need, SettingError, UsageError
 from support.markdown import line
 from support.parsing import parse_json
 from support.processes import world_size
@@ -40,6 +41,7 @@ from support.secrets import redact
 from support.settings import settings_of
 
 if TYPE_CHECKING:
+    from harness.evaluation.preflight import Readiness
     from harness.evaluation.score_models import ModelScorer
     from harness.models.spec import ModelSpec
     from leaderboards.board.board import Board
@@ -212,30 +214,30 @@ def eval_command(
 
     Adapters of one base model are scored one after the other, with the base loaded once.
     """
-    specs = _find_models(context, model, models, name or [])  # a wrong one is told before torch is imported
+    needs: list[Need] = []
+    specs = _find_models(context, model, models, name or [], needs)
 
-    from harness.evaluation.make_judge import check_judge
-    from harness.evaluation.preflight import needs_of_servers
+    from harness.evaluation.preflight import look_at_run
     from harness.evaluation.score_models import ModelScorer
     from harness.serving.server_host import ServerHost
     from leaderboards.board.board import Board
+    from support.stages import Stages
 
-    check_server(context, server)
-    if server is None and all(spec.backend == "openai" for spec in specs):
-        refuse_given(context, ("strict",), "the weights of a served model are not read")
-        refuse_given(context, ("answers",), "the answers of a served model are kept in --ledger")
+    _check_server(context, server, specs)
     chosen = expand(tasks)
     judge.check(context, any(task.judged for task in chosen))
     check_of_tasks(settings, engine, chosen)
-    rater = judge.make(asked=not dry_run)
+    needs += needs_of_output("--out", run.out)
+    rater = judge.make(asked=False, lacking=needs)
+    with Stages():
+        look: dict[str, Any] = {"models": specs, "more": needs, "server": server, "most_lost": run.max_failed}
+        ready = look_at_run(chosen, rater, settings, **look)
     if dry_run:
-        check_judge(rater, chosen, official_prompts=settings.official_prompts)
-        named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in specs)
-        print_plan(f"score {named}", [f"{task.name}: {task.description}" for task in chosen], run.out)
-        return _print_price(rater, chosen, settings)
+        return _tell_forecast(specs, chosen, rater, settings, ready, run.out, as_json)
+    if len(specs) < len(model):  # one is no model
+        ready.require()
     board = Board(run.out / "board")
     named_specs = _name_on_board(board, [replace(spec, strict=run.strict) for spec in specs], given=bool(name))
-    needs = [*_find_needs(chosen, rater, settings, specs, run.max_failed), *needs_of_servers(server, rater)]
     scorer = ModelScorer(
         tasks=chosen,
         judge=rater,
@@ -247,25 +249,40 @@ def eval_command(
         ledger=judge.ledger,
         fresh=run.fresh,
     )
-    scorer.require(needs, named_specs)
+    scorer.require(ready.needs, named_specs)
+    scorer = replace(scorer, judge=judge.ready(rater))
     with scorer.server or nullcontext():
         entries = _score_each(context, scorer, named_specs)
     _print_entries(entries, scorer.board, as_json)
     return exit_code_of(entries, run.max_failed)
 
 
-def _find_needs(
-    tasks: "list[TaskSpec]", judge: "Judge", settings: EvalSettings, models: "list[ModelSpec]", most_lost: float
-) -> "list[Need]":
-    """What is missing of data and weights; NotReady, with that, for a judge that can't rate."""
-    from harness.evaluation.preflight import find_needs, needs_of_judge, needs_of_models
-    from support.stages import Stages
+def _check_server(context: typer.Context, server: ServerSettings | None, models: "Sequence[ModelSpec]") -> None:
+    """SettingError for an option that was given and would not act on models behind servers."""
+    check_server(context, server)
+    if server is None and models and all(spec.backend == "openai" for spec in models):
+        refuse_given(context, ("strict",), "the weights of a served model are not read")
+        refuse_given(context, ("answers",), "the answers of a served model are kept in --ledger")
 
-    with Stages():
-        needs = [*find_needs(tasks, settings, most_lost=most_lost), *needs_of_models(models)]
-    if refused := needs_of_judge(judge, tasks, settings):
-        raise NotReady([*needs, *refused])
-    return needs
+
+def _tell_forecast(
+    models: "Sequence[ModelSpec]",
+    tasks: "list[TaskSpec]",
+    judge: "Judge",
+    settings: EvalSettings,
+    ready: "Readiness",
+    out: Path,
+    as_json: bool,
+) -> int:
+    """Print what --dry-run says."""
+    from harness.runs.forecast import forecast_of_scoring, tasks_without_data
+    from harness.runs.scoring_cost import cost_of_model
+
+    missing = tasks_without_data(tasks, ready)
+    costs = [cost_of_model(spec, tasks, judge, settings, out, missing=missing) for spec in models]
+    named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in models)
+    steps = [f"{task.name}: {task.description}" for task in tasks]
+    return tell_forecast(forecast_of_scoring(f"score {named}", steps, costs, ready, out=out), as_json)
 
 
 def _print_entries(entries: "Sequence[Entry]", board: "Board | None", as_json: bool) -> None:
@@ -318,13 +335,17 @@ def _engine_of_served(context: typer.Context, engine: EngineConfig) -> EngineCon
     return replace(engine, **defaults | {"overrides": overrides})
 
 
-def _find_models(context: typer.Context, names: list[str], models: ModelOptions, rows: list[str]) -> "list[ModelSpec]":
-    """The models, with the names that their rows are given."""
+def _find_models(
+    context: typer.Context, names: list[str], models: ModelOptions, rows: list[str], lacking: list[Need]
+) -> "list[ModelSpec]":
+    """The models, with the names that their rows are given; `lacking` gets those that there are none of."""
     if len(names) > 1 and models.path is not None:
         raise UsageError("--model-path is for one model; name folders by --model")
     if len(names) > 1 and world_size() > 1:
         raise UsageError("several processes score one model a call: name one --model under torchrun")
-    found = [models.find(context, name) for name in names]
+    found = models.find_all(context, names, lacking)
+    if len(found) < len(names):
+        return found
     servers = {(spec.url, spec.key) for spec in found if spec.backend == "openai"}
     if models.key is not None and len({url for url, _ in servers}) > 1:
         raise UsageError("--model-key-env is for one server, and these models are on several: score them one by one")
@@ -365,21 +386,3 @@ def _read_calibration(path: Path | None) -> dict[str, str]:
     if isinstance(found, dict) and list(found) == [key] and isinstance(found[key], str):
         return found
     raise SettingError(f"--judge-calibration {path}: must be what `harness judge calibrate --json` prints")
-
-
-def _print_price(judge: "Judge", tasks: "list[TaskSpec]", settings: EvalSettings) -> int:
-    """Print what the judge will cost, for answers of usual length: the model has not answered yet."""
-    from harness.evaluation.judge_cost import plan, supposed_answers
-    from tasks.judges.openai import OpenAIJudge
-
-    if not isinstance(judge, OpenAIJudge):
-        return OK
-    from harness.evaluation.generate import documents_drawn, load_tasks
-
-    plans = []
-    for task in tasks:
-        if task.judged:
-            loaded = load_tasks([task], data=settings.data, partial_data=True)[task.name]
-            docs = documents_drawn(loaded, settings.limit, settings.seed)
-            plans.append(plan(judge, task, docs, supposed_answers(len(docs)), settings.judge_repeats))
-    return print_judge_plans(plans)

@@ -4,12 +4,13 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from harness.cli.judging import print_judge_plans
+from harness.cli.missing import collect, tell_forecast
 from harness.cli.options import (
     DATA,
     JUDGE,
@@ -21,18 +22,20 @@ from harness.cli.options import (
     MaxFailed,
     Seed,
     check_data,
-    print_plan,
     say,
     split_names,
 )
+from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import refuse_given, with_settings
 from harness.cli.shown import show
-from support.errors import LOSSY, OK, SettingError, UsageError
+from support.errors import LOSSY, OK, Need, SettingError, UsageError
 from support.judge_names import SCENES as SCENES_JUDGE
 
 if TYPE_CHECKING:
+    from harness.evaluation.preflight import Readiness
     from harness.judge_bench.results import Result
     from harness.models.spec import ModelSpec
+    from harness.runs.forecast import Forecast
     from tasks.pairs.protocol import Pair, PairBench
 
 log = logging.getLogger(__name__)
@@ -88,21 +91,23 @@ def bench_command(
     benches = [bench_of(name) for name in split_names(bench or [SCENES])]
     check_data(data.paths, benches)
     asked = replace(judge, name=judge_name)
-    _check_options(context, asked.name, model, benches, samples, official_prompts)
-    asked.check(context)
-    pairs = [(one, _draw(one, one.read(data.paths, data.partial), limit, seed or 0)) for one in benches]
+    _check_options(context, asked, model, benches, samples, official_prompts)
+    needs = needs_of_output("--out", out)
+    read_by = {one.name: collect(needs, partial(one.read, data.paths, data.partial)) for one in benches}
+    pairs = [(one, _draw(one, own, limit, seed or 0)) for one in benches if (own := read_by[one.name]) is not None]
     facts = _facts_of_limit(limit, seed or 0)
-    if model is not None:
-        specs = _find_models(model, reference)
-        if dry_run:
-            return _print_reading(specs, pairs, out)
-        return _end(_score_reward(specs, pairs, batch_size, facts, out), max_failed, as_json, out)
-    rater: Any = asked.make()
     words = {"samples": samples, "seed": seed or 0, "official_prompts": official_prompts}
+    specs = None if model is None else _find_models(model, reference)
+    rater: Any = None if specs is not None else asked.make(asked=False, lacking=needs)
+    ready = _look(specs or (), rater, needs)
     if dry_run:
-        return _print_plans(rater, pairs, words, as_json)
-    results = [_ask(rater, one, own, words, facts) for one, own in pairs]
-    return _end(results, max_failed, as_json, out)
+        told = _forecast_asking(rater, pairs, words, ready) if specs is None else _forecast_reading(specs, pairs, ready)
+        return tell_forecast(replace(told, out=out), as_json)
+    ready.require()
+    if specs is not None:
+        return _end(_score_reward(specs, pairs, batch_size, facts, out), max_failed, as_json, out)
+    rater = asked.ready(rater)
+    return _end([_ask(rater, one, own, words, facts) for one, own in pairs], max_failed, as_json, out)
 
 
 def _facts_of_limit(limit: int | None, seed: int) -> dict[str, str]:
@@ -130,16 +135,18 @@ def _read_kept(file: Path) -> "Result":
 
 def _check_options(
     context: typer.Context,
-    judge: str | None,
+    options: JudgeOptions,
     model: str | None,
     benches: "Sequence[PairBench]",
     samples: int,
     official_prompts: bool,
 ) -> None:
+    judge = options.name
     if (judge is None) == (model is None):
         raise UsageError("name either a judge or, by --model, a trained model")
     if model is not None:
         refuse_given(context, _OF_JUDGES, "with --model no judge is asked")
+        options.check(context)
         return
     refuse_given(context, _OF_MODELS, "it is of --model")
     if judge == SCENES_JUDGE:
@@ -149,6 +156,7 @@ def _check_options(
             raise SettingError(f"judge {judge!r}: reads our own prompts only; leave out --official-prompts")
     if samples > 1 and (once := [one.name for one in benches if not one.votes]):
         raise SettingError(f"--samples {samples}: {', '.join(once)} asks once by its official rule")
+    options.check(context)
 
 
 def _ask(
@@ -175,11 +183,21 @@ def _ask(
     return Result(bench=bench.name, judge=rater.model, settings=settings, created=now(), compared=tuple(compared))
 
 
-def _print_plans(
-    rater: Any, pairs: "Sequence[tuple[PairBench, Sequence[Pair]]]", words: dict[str, Any], as_json: bool
-) -> int:
+def _look(models: "Sequence[ModelSpec]", judge: Any, needs: list[Need]) -> "Readiness":
+    """What is missing beside the benches' data."""
+    from harness.evaluation.eval_settings import EvalSettings
+    from harness.evaluation.preflight import look_at_run
+
+    return look_at_run((), judge, EvalSettings(), models=models, more=needs)
+
+
+def _forecast_asking(
+    rater: Any, pairs: "Sequence[tuple[PairBench, Sequence[Pair]]]", words: dict[str, Any], ready: "Readiness"
+) -> "Forecast":
+    """What --dry-run says of a judge."""
     from harness.evaluation.judge_cost import Counting, planned
     from harness.judge_bench.ask import ask_judge
+    from harness.runs.forecast import forecast_of_judging
     from tasks.judges.openai import OpenAIJudge
 
     plans = []
@@ -187,7 +205,8 @@ def _print_plans(
         counting = Counting(rater)
         ask_judge(bench, own, counting, **words)
         plans.append(planned(counting, bench.name))
-    return print_judge_plans(plans, as_json=as_json)
+    steps = [f"{bench.name}: {len(own)} pairs" for bench, own in pairs]
+    return forecast_of_judging(f"how good {rater.model} is", steps, plans, ready)
 
 
 def _find_models(model: str, reference: str) -> "tuple[ModelSpec, ModelSpec]":
@@ -203,14 +222,15 @@ def _find_models(model: str, reference: str) -> "tuple[ModelSpec, ModelSpec]":
     return both
 
 
-def _print_reading(
-    specs: "tuple[ModelSpec, ModelSpec]", pairs: "Sequence[tuple[PairBench, Sequence[Pair]]]", out: Path
-) -> int:
-    """Print what --dry-run says of a reward."""
+def _forecast_reading(
+    specs: "tuple[ModelSpec, ModelSpec]", pairs: "Sequence[tuple[PairBench, Sequence[Pair]]]", ready: "Readiness"
+) -> "Forecast":
+    """What --dry-run says of a reward."""
+    from harness.runs.forecast import Forecast
+
     readers = " and ".join(spec.name for spec in specs)
     steps = [f"{bench.name}: {len(own)} pairs, read by {readers}; nothing is generated" for bench, own in pairs]
-    print_plan("implicit DPO rewards", steps, out)
-    return OK
+    return Forecast(title="implicit DPO rewards", steps=steps, ready=ready)
 
 
 def _score_reward(

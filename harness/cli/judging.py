@@ -1,6 +1,5 @@
 """What commands with a judge print: the plan of --dry-run, and the line of an exit code for lost samples."""
 
-import json
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,18 +17,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def print_judge_plans(plans: "Sequence[JudgePlan]", as_json: bool = False) -> int:
+def print_judge_plans(plans: "Sequence[JudgePlan]") -> None:
     """Print what --dry-run says of judging."""
-    from dataclasses import asdict
-
     from support.tables import Table
 
-    if as_json:
-        print(json.dumps({"judging": [asdict(found) for found in plans]}))
-        return OK
-    if not plans:
-        print("nothing is to be judged")
-        return OK
     rows = [
         [
             p.task,
@@ -45,7 +36,6 @@ def print_judge_plans(plans: "Sequence[JudgePlan]", as_json: bool = False) -> in
         notes.insert(0, f"unknown price: --judge-price IN,OUT tells it, {what}")
     head = ["task", "judge", "calls", "in the ledger", "prompt tokens", "reply tokens", "price"]
     show([Table(head, rows), *notes])
-    return OK
 
 
 def exit_code_of(results: "Sequence[Entry | Score]", max_failed: float) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from harness.cli.setting_options import OptionGroup, check_at_least, parse_pairs, refuse_given
-from support.errors import SettingError, UsageError
+from support.errors import InputError, Need, NoKeyError, SettingError, UsageError
 from support.judge_names import SCENES, current_judge
 from support.settings import LARGEST_SEED, made, settings_of
 from tasks.judges.addresses import OPENAI, server_of
@@ -41,7 +41,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Seed = Annotated[
     int | None, typer.Option(min=0, max=LARGEST_SEED, help="Random seed; recorded.", envvar="HARNESS_SEED")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print what would be done, what it takes and what is missing for it; do nothing."),
+]
 MaxFailed = Annotated[
     float,
     typer.Option(
@@ -128,11 +131,12 @@ class JudgeOptions(JudgeSettings):
         found = made(JudgeSettings, given | pairs, "--judge-set")
         return GivenSettings(**vars(found), given=tuple(pairs)) if pairs else found
 
-    def make(self, *, asked: bool = True) -> "Judge":
-        """The judge; warns if its provider will shut it down. Weights to serve are fetched if it is to be `asked`."""
+    def make(self, *, asked: bool = True, lacking: list[Need] | None = None) -> "Judge":
+        """The judge; warns if its provider will shut it down. Weights to serve are fetched if it is to be `asked`.
+        `lacking` gets the key that is not set, where that is no error."""
         from datetime import date
 
-        from harness.evaluation.make_judge import make_judge
+        from harness.evaluation.make_judge import judge_or_estimator, make_judge
         from tasks.judges.prices import retired
 
         name = self.name or SCENES
@@ -143,8 +147,12 @@ class JudgeOptions(JudgeSettings):
         if warning := retired(name, date.today()):
             log.warning(warning)
         more: dict[str, Any] = {"ledger": self.ledger, "budget": self.budget, "batch": self.batch}
-        more["known_as"] = self.known_as
-        return make_judge(name, url=self.url, key=self.key, settings=self.judge_settings(), **more)
+        more |= {"known_as": self.known_as, "url": self.url, "key": self.key, "settings": self.judge_settings()}
+        return make_judge(name, **more) if lacking is None else judge_or_estimator(name, lacking, **more)
+
+    def ready(self, judge: "Judge") -> "Judge":
+        """The same judge once nothing is missing: the weights of one that is to be served are fetched."""
+        return judge if self.serve is None else self.make()
 
     def _make_served(self, name: str, command: str, asked: bool) -> "Judge":
         """The judge of these weights, behind a server that is started when it is first asked."""
@@ -188,6 +196,20 @@ class ModelOptions:
     """What tells an openai: model from others under its name and URL, such as a training step; recorded."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint."""
+
+    def find_all(self, context: typer.Context, names: Sequence[str], lacking: list[Need]) -> "list[ModelSpec]":
+        """The models by these names; `lacking` gets those that there are none of, and keys that are not set."""
+        found = []
+        for name in names:
+            try:
+                found.append(self.find(context, name))
+            except NoKeyError as error:
+                lacking.append(Need.of(error, is_key=True))
+            except InputError as error:
+                if isinstance(error, (SettingError, UsageError)):
+                    raise
+                lacking.append(Need.of(error))
+        return found
 
     def find(self, context: typer.Context, name: str) -> "ModelSpec":
         """The model of this name; SettingError for an option that was given and has no effect on it."""
@@ -278,14 +300,6 @@ def say(what: object, code: int) -> int:
         with suppress(OSError):  # of a stderr that can't be written, the exit code still tells
             print(f"harness: {what}", file=sys.stderr)
     return code
-
-
-def print_plan(title: str, steps: list[str], out: Path) -> None:
-    """Print what --dry-run says of a run."""
-    print(title)
-    for number, step in enumerate(steps, start=1):
-        print(f"{number:3}. {step}")
-    print(f"into {out}; nothing was done (--dry-run)")
 
 
 def money(amount: float | None) -> str:

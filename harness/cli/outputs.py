@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from support.errors import UsageError
+from support.errors import Need, UsageError
 from support.full_disk import is_full
 
 FOLDERS: Final = (
@@ -14,6 +14,8 @@ FOLDERS: Final = (
     *("models convert-llava", "judge bench"),
 )
 """Commands whose `out` is a folder."""
+LISTED: Final = tuple(command for command in FOLDERS if command != "models convert-llava")
+"""Those of them that tell of it among all that is missing."""
 PLACES: Final = {
     "watch": ("out",),
     "judge export": ("file",),
@@ -35,13 +37,11 @@ def check_outputs(command: str, values: Mapping[str, Any], options: Mapping[str,
 
     `values` is what its parameters are, `options` how they are written, `given` those that the user has given.
     """
-    if values.get("dry_run"):
-        return
     for name, value in values.items():
         if not isinstance(value, (str, Path)) or not str(value):
             continue
         option, path = options[name], Path(value)
-        if name == "out" and command in FOLDERS:
+        if name == "out" and command in FOLDERS and command not in LISTED:
             check_target(option, path, folder=True)
         elif name in PLACES.get(command, ()):
             check_target(option, path, folder=path.is_dir())
@@ -49,6 +49,15 @@ def check_outputs(command: str, values: Mapping[str, Any], options: Mapping[str,
             check_target(option, path)
             if path.exists() and not os.access(path, os.W_OK):
                 raise UsageError(f"{option} {str(path)!r}: can't be written")
+
+
+def needs_of_output(option: str, folder: Path) -> list[Need]:
+    """The folder of a command's results, where nothing can be written there."""
+    try:
+        check_target(option, folder, folder=True)
+    except UsageError as error:
+        return [Need.of(error)]
+    return []
 
 
 def check_target(option: str, path: Path | None, *, folder: bool = False) -> None:

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.options import JUDGE, Json, JudgeOptions, Seed, say
+from harness.cli.missing import collect, tell_forecast
+from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, Seed, say
+from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import with_settings
-from support.errors import LOSSY, OK, DataError, UsageError
+from support.errors import LOSSY, OK, DataError, Need, UsageError
 from support.images import shorten
 from support.judge_names import SCENES
 
 if TYPE_CHECKING:
+    from harness.evaluation.preflight import Readiness
     from trainers.povid.inject import Correct
 
 log = logging.getLogger(__name__)
@@ -87,6 +90,7 @@ def inject_command(
         bool, typer.Option("--every", help="Inject each kind of hallucination into each answer, not one at random.")
     ] = False,
     seed: Seed = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
     *,
     judge: JudgeOptions,
@@ -104,8 +108,13 @@ def inject_command(
 
     answers = _Answers(source=source, images=images, kind=kind, rows=rows, seed=seed or 0)
     judge.check(context)
-    answers.check_pictures()
-    rewriter: Any = ExactInjector() if judge.name == SCENES else judge.make()
+    needs = needs_of_output("--out", out)
+    collect(needs, answers.check_pictures)
+    rewriter: Any = ExactInjector() if judge.name == SCENES else judge.make(asked=False, lacking=needs)
+    if dry_run:
+        return _tell_forecast(answers, rewriter, out, needs, every, as_json)
+    _look(rewriter, needs).require()
+    rewriter = rewriter if judge.name == SCENES else judge.ready(rewriter)
     found, counts = JsonLines(out / "injected.jsonl"), InjectCounts()
     with Stages():
         failed = inject(answers.read(), rewriter, found, seed=answers.seed, every=every, counts=counts)
@@ -123,6 +132,40 @@ def inject_command(
         print(f"{len(pairs)} pairs in {' and '.join(map(str, files))}; what was changed: {out / 'injected.jsonl'}")
     again = "; the same command asks again" if counts.may_pass else ""
     return say(f"{failed} rewrites failed: {reasons_in_words(counts.reasons)}{again}", LOSSY) if failed else OK
+
+
+def _look(rewriter: Any, needs: list[Need]) -> "Readiness":
+    """What is missing, with what `needs` holds already."""
+    from harness.evaluation.eval_settings import EvalSettings
+    from harness.evaluation.preflight import look_at_run
+
+    return look_at_run((), rewriter, EvalSettings(), more=needs)
+
+
+def _tell_forecast(answers: _Answers, rewriter: Any, out: Path, needs: list[Need], every: bool, as_json: bool) -> int:
+    """Print what --dry-run says: the first rewrite of each answer, without those that are there."""
+    from shutil import copyfile
+    from tempfile import TemporaryDirectory
+
+    from harness.evaluation.judge_cost import Counting, planned
+    from harness.runs.forecast import forecast_of_judging
+    from support.files import JsonLines
+    from tasks.judges.openai import OpenAIJudge
+    from trainers.povid.inject import TASK, inject
+
+    plans = []
+    if isinstance(rewriter, OpenAIJudge) and not any(need for need in needs if not need.is_key):
+        counting, there = Counting(rewriter), out / "injected.jsonl"
+        with TemporaryDirectory() as nowhere:
+            rows = Path(nowhere) / there.name
+            if there.exists():
+                copyfile(there, rows)
+            inject(answers.read(), counting, JsonLines(rows), seed=answers.seed, every=every, tries=1)
+        plans = [planned(counting, TASK)]
+    name = SCENES if not isinstance(rewriter, OpenAIJudge) else rewriter.model
+    title = f"rewrite the answers in {answers.source} by {name}"
+    ready = _look(rewriter, needs)
+    return tell_forecast(forecast_of_judging(title, (), plans, ready, out=out), as_json)
 
 
 @povid_app.command("noise")

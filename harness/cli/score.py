@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.judging import exit_code_of, print_judge_plans
+from harness.cli.judging import exit_code_of
+from harness.cli.missing import tell_forecast
 from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, MaxFailed
 from harness.cli.setting_options import with_settings
 from harness.cli.shown import show
-from support.errors import UsageError
+from support.errors import Need, UsageError
 
 if TYPE_CHECKING:
     from harness.evaluation.score_files import Score
@@ -42,14 +43,22 @@ def score_command(
     """
     from dataclasses import asdict
 
+    from harness.evaluation.eval_settings import EvalSettings
+    from harness.evaluation.preflight import look_at_run
     from harness.evaluation.score_files import plan_of, score
+    from harness.runs.forecast import forecast_of_judging
 
     spec = _find_task(task)
     judge.check(context, spec.judged)
-    rater = judge.make() if judge.name is not None else None
+    needs: list[Need] = []
+    rater = judge.make(asked=False, lacking=needs) if judge.name is not None else None
+    ready = look_at_run((), rater, EvalSettings(), more=needs)
     if dry_run:
-        plans = [plan_of(spec, path, references, rater, judge.repeats)] if rater is not None and spec.judged else []
-        return print_judge_plans([found for found in plans if found is not None], as_json=as_json)
+        found = plan_of(spec, path, references, rater, judge.repeats) if rater is not None and spec.judged else None
+        plans, title = [] if found is None else [found], f"score {spec.name}: {path}"
+        return tell_forecast(forecast_of_judging(title, (), plans, ready), as_json)
+    ready.require()
+    rater = None if rater is None else judge.ready(rater)
     result = score(spec, path, references, judge=rater, judge_repeats=judge.repeats)
     if as_json:
         print(json.dumps(asdict(result)))

@@ -7,14 +7,17 @@ on any number of processes.
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.options import DryRun, Json, Seed, print_plan, say
+from harness.cli.missing import collect, tell_forecast
+from harness.cli.options import DryRun, Json, Seed, say
+from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import with_settings
 from harness.cli.train_options import (
     LAUNCH,
@@ -25,10 +28,11 @@ from harness.cli.train_options import (
     use_plain_trl,
 )
 from harness.runs.recipe_training import GPUS_PER_NODE, check_packages, find_layout, train_recipe
-from support.errors import LOSSY, OK, UsageError
+from support.errors import LOSSY, OK, Need, NotReady, UsageError
 from support.processes import end_with_parent, is_launched, rank
 
 if TYPE_CHECKING:
+    from harness.evaluation.preflight import Readiness
     from trainers.cluster.launch import Layout
     from trainers.cluster.slurm import Resources
     from trainers.config.data import PreferenceFile
@@ -97,19 +101,17 @@ def train_command(
         raise UsageError(
             f"recipe {found.name!r} trains on preferences that are built first: run `harness train-then-eval {recipe}`"
         )
-    if authors is not None and dry_run:
-        print(_describe_mapping(authors))
-    elif authors is not None and not launched:
-        log.info(_describe_mapping(authors))
+    if authors is not None and not launched:
+        _tell_mapping(authors, print if dry_run and not as_json else log.info)
     wanted = None if launch.slurm is None else resources(launch.slurm)
-    layout = find_layout(found, launch.gpus, launch.mode, as_job=wanted is not None)
+    needs = needs_of_output("--out", folder)
+    layout = find_layout(found, launch.gpus, launch.mode, as_job=wanted is not None, lacking=needs)
     if not launched:
-        check_packages(found, folder)
-    if dry_run:
-        _print_training(found, found.dataset, folder, layout)
-        if wanted is not None or layout.needs_launch:
-            _print_launch(context, folder, layout, wanted)
-        return OK
+        collect(needs, partial(check_packages, found, folder))
+        ready = _look(found, found.dataset, model_base, needs)
+        if dry_run:
+            return _tell_training(context, found, folder, (layout, wanted), ready, as_json)
+        ready.require()
     if not launched and (wanted is not None or layout.needs_launch):
         return _launch(context, folder, layout, wanted)
     check_world()
@@ -162,20 +164,48 @@ def _find_recipe(
     return use_plain_trl(with_options) if plain_trl else with_options, authors
 
 
-def _print_training(recipe: "PreferenceRecipe", dataset: "PreferenceFile", folder: Path, layout: "Layout") -> None:
-    """What the recipe would do, after a look at its data."""
+def _look(
+    recipe: "PreferenceRecipe", dataset: "PreferenceFile", adapters_base: str | None, needs: list[Need]
+) -> "Readiness":
+    """What training lacks: its base, its data, room on the disks, and what `needs` holds already."""
+    from harness.runs.needs import look_at_training
+
+    return look_at_training(recipe, dataset, adapters_base=adapters_base, more=needs)
+
+
+def _tell_training(
+    context: typer.Context,
+    recipe: "PreferenceRecipe",
+    folder: Path,
+    launched_as: "tuple[Layout, Resources | None]",
+    ready: "Readiness",
+    as_json: bool,
+) -> int:
+    """Print what --dry-run says, after a look at data that are here."""
+    from harness.runs.forecast import Forecast
     from harness.runs.plan import training_steps
     from harness.runs.recipe_training import check_data
 
-    check_data(recipe, dataset)
+    layout, wanted = launched_as
+    dataset, needs = recipe.dataset, list(ready.needs)
+    assert dataset is not None
+    if not any(need.what.startswith(("preference data", "pictures")) for need in needs):
+        collect(needs, lambda: check_data(recipe, dataset))
     steps = training_steps(recipe, dataset, layout.world)
-    print_plan(f"{recipe.name}: {recipe.trainer} on {recipe.base}", steps, folder)
+    found = Forecast(
+        title=f"{recipe.name}: {recipe.trainer} on {recipe.base}",
+        steps=steps,
+        ready=replace(ready, needs=tuple(needs)),
+        out=folder,
+    )
+    shown = wanted is not None or layout.needs_launch
+    return tell_forecast(found, as_json, _describe_launch(context, folder, layout, wanted) if shown else "")
 
 
-def _describe_mapping(config: "Config") -> str:
-    """What each key of the authors' configuration becomes, one line each; a key without a value was not given."""
+def _tell_mapping(config: "Config", tell: Callable[[str], object]) -> None:
+    """Tell what each key of the authors' configuration becomes, one line each; a key without a value was not given."""
     keys, values = (max(len(getattr(line, name)) for line in config.lines) for name in ("key", "value"))
-    return "\n".join(f"{line.key:{keys}}  {line.value:{values}}  {line.becomes}" for line in config.lines)
+    tell("\n".join(f"{line.key:{keys}}  {line.value:{values}}  {line.becomes}" for line in config.lines))
 
 
 def _this_command(context: typer.Context) -> list[str]:
@@ -203,17 +233,27 @@ def _submit(context: typer.Context, folder: Path, layout: "Layout", wanted: "Res
     return OK
 
 
-def _print_launch(context: typer.Context, folder: Path, layout: "Layout", wanted: "Resources | None") -> None:
-    from trainers.cluster.launch import plan_of
-
-    print(plan_of(_this_command(context), folder, layout, wanted=wanted, cluster=None if wanted is None else "slurm"))
-
-
-def submit_command(
-    context: typer.Context, folder: Path, layout: "Layout", slurm: Sequence[str], *, dry_run: bool
-) -> int:
-    """Submit the whole command as a job of one node, in which it starts the processes of `layout` itself."""
+def _describe_launch(context: typer.Context, folder: Path, layout: "Layout | None", wanted: "Resources | None") -> str:
     from trainers.cluster.launch import Layout, plan_of
+
+    cluster: Any = None if wanted is None else "slurm"
+    return plan_of(_this_command(context), folder, layout or Layout(), wanted=wanted, cluster=cluster)
+
+
+def submit_command(context: typer.Context, folder: Path, layout: "Layout", slurm: Sequence[str]) -> int:
+    """Submit the whole command as a job of one node, in which it starts the processes of `layout` itself."""
+    from trainers.cluster.launch import Layout
+
+    return _submit(context, folder, Layout(), _resources_of_job(layout, slurm))
+
+
+def describe_job(context: typer.Context, folder: Path, layout: "Layout", slurm: Sequence[str]) -> str:
+    """That job, as --dry-run shows it."""
+    return _describe_launch(context, folder, None, _resources_of_job(layout, slurm))
+
+
+def _resources_of_job(layout: "Layout", slurm: Sequence[str]) -> "Resources":
+    """What one node's job asks for, with a GPU for each process."""
     from trainers.cluster.slurm import resources
 
     wanted = resources(slurm)
@@ -224,20 +264,23 @@ def submit_command(
         )
     if wanted.gres is None and wanted.gpus not in (1, layout.processes):
         raise UsageError(f"--slurm gpus={wanted.gpus}: --gpus says {layout.processes}; leave it out")
-    wanted = replace(wanted, gpus=1, gres=wanted.gres or f"gpu:{layout.processes}")
-    if not dry_run:
-        return _submit(context, folder, Layout(), wanted)
-    print(plan_of(_this_command(context), folder, Layout(), wanted=wanted, cluster="slurm"))
-    return OK
+    return replace(wanted, gpus=1, gres=wanted.gres or f"gpu:{layout.processes}")
 
 
 def _pretrain(recipe: "PretrainingRecipe", folder: Path, *, dry_run: bool, as_json: bool) -> int:
     """Train embedded models from random weights."""
+    needs = needs_of_output("--out", folder)
     if dry_run:
+        from harness.evaluation.preflight import Readiness
+        from harness.models.readiness import NOTHING
+        from harness.runs.forecast import Forecast
         from harness.runs.plan import pretraining_steps
 
-        print_plan(f"{recipe.name}: {recipe.trainer}", pretraining_steps(recipe), folder)
-        return OK
+        ready = Readiness(needs=tuple(needs), disk=NOTHING)
+        title, steps = f"{recipe.name}: {recipe.trainer}", pretraining_steps(recipe)
+        return tell_forecast(Forecast(title=title, steps=steps, ready=ready, out=folder), as_json)
+    if needs:
+        raise NotReady(needs)
     from support.stages import Stages
     from trainers.training.job import PretrainingJob, trainer
 

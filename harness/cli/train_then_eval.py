@@ -1,7 +1,9 @@
 """`harness train-then-eval`: base, data, training, checkpoints and verdict in one command."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +11,7 @@ import typer
 
 from harness.cli.evaluate import SERVER, check_server
 from harness.cli.judging import exit_code_of
+from harness.cli.missing import collect, tell_forecast
 from harness.cli.options import (
     ANY,
     JUDGE,
@@ -18,13 +21,13 @@ from harness.cli.options import (
     Limit,
     MaxFailed,
     Seed,
-    print_plan,
     say,
     split_names,
 )
+from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import OptionGroup, with_settings
 from harness.cli.shown import show
-from harness.cli.train import submit_command
+from harness.cli.train import describe_job, submit_command
 from harness.cli.train_options import (
     ASKED,
     RUN_DATA,
@@ -39,11 +42,13 @@ from harness.cli.train_options import (
 from harness.evaluation.eval_settings import EvalSettings
 from harness.runs.recipe_training import check_packages, find_layout
 from harness.serving.settings import ServerSettings
-from support.errors import FAILED, LOSSY, OK, REGRESSED, UsageError
+from support.errors import FAILED, LOSSY, OK, REGRESSED, InputError, Need, UsageError
 from support.judge_names import SCENES
 from support.processes import is_launched, world_size
 
 if TYPE_CHECKING:
+    from harness.evaluation.preflight import Readiness
+    from harness.runs.forecast import Forecast
     from harness.runs.outcome import Outcome
     from tasks.judges.protocol import Judge
     from trainers.cluster.launch import Layout
@@ -111,41 +116,36 @@ def train_then_eval_command(
     judge = replace(judge, name=judge.name or (found.data.judge if found.data else None) or SCENES)
     judge.check(context)
     check_server(context, server)
-    rater = judge.make(asked=not dry_run)
-    layout = _find_layout(found, folder, training, dry_run)
+    needs = needs_of_output("--out", folder)
+    rater = judge.make(asked=False, lacking=needs)
+    layout = _find_layout(found, folder, training, dry_run, needs)
+    from harness.runs.needs import look_at_recipe
+    from support.stages import Stages
+
+    settings = EvalSettings(data=data.of_tasks(_names_of_tasks(found)), partial_data=data.partial, limit=limit)
+    with Stages():
+        ready = look_at_recipe(found, folder, rater, settings, server=server, more=needs)
     if dry_run:
-        _check_judge(rater, found)
-        return _print_steps(context, found, folder, training, layout, (rater, settings))
+        forecast = _forecast(found, folder, (rater, settings), ready, seed or found.seed)
+        return tell_forecast(forecast, as_json, _describe_launch(context, folder, training, layout))
+    ready.require()
     if layout is not None and training.slurm is not None and not is_launched():
-        return submit_command(context, folder, layout, training.slurm, dry_run=False)
-    from harness.runs.needs import require_run_ready
+        return submit_command(context, folder, layout, training.slurm)
     from harness.runs.report import to_json, write_report
     from harness.runs.train_then_eval import train_then_eval
     from harness.serving.server_host import ServerHost
-    from support.stages import Stages
-    from trainers.cluster.launch import check_world
 
-    if is_launched():
-        check_world()
+    rater = judge.ready(rater)
     with Stages():
-        require_run_ready(found, folder, rater, settings, server)
-        processes = layout if layout is not None and layout.needs_launch else None
         more: dict[str, Any] = {"early_stop": training.early_stop, "remote_code": training.trust_remote_code}
+        more |= {"settings": settings, "layout": layout if layout is not None and layout.needs_launch else None}
         if server is not None:
             more["server"] = ServerHost(settings=server, folder=folder / "servers", ledger=judge.ledger)
-        outcome = train_then_eval(found, folder, rater, settings=settings, layout=processes, **more)
+        outcome = train_then_eval(found, folder, rater, **more)
         text = write_report(outcome)
     show(text, json=to_json(outcome) if as_json else None)
     log.info(f"report: {folder / 'report.md'}")
     return _exit_code_of(outcome, training, max_failed)
-
-
-def _check_judge(judge: "Judge", recipe: "PreferenceRecipe") -> None:
-    """SettingError if the judge can't rate the recipe's tasks, before anything is planned or done."""
-    from harness.evaluation.make_judge import check_judge
-    from harness.runs.checkpoint_selection import tasks_of
-
-    check_judge(judge, tasks_of(recipe))
 
 
 def _find_recipe(
@@ -194,48 +194,72 @@ def _names_of_tasks(recipe: "PreferenceRecipe") -> list[str]:
     return [task.name for task in tasks_of(recipe)]
 
 
-def _find_layout(recipe: "PreferenceRecipe", folder: Path, training: TrainingOptions, dry_run: bool) -> "Layout | None":
-    """The processes that train; None if a dry run does not ask for them, since counting GPUs takes seconds."""
-    from trainers.cluster.launch import command_of
+def _find_layout(
+    recipe: "PreferenceRecipe", folder: Path, training: TrainingOptions, dry_run: bool, lacking: list[Need]
+) -> "Layout | None":
+    """The processes that train; None if a dry run does not ask for them, since counting GPUs takes seconds. `lacking`
+    gets what they lack."""
+    from trainers.cluster.launch import check_world, command_of
 
     if world_size() > 1:
         raise UsageError("train-then-eval starts the processes that train by itself: say how many by --gpus")
-    check_packages(recipe, folder)
+    if is_launched():
+        check_world()
+    collect(lacking, partial(check_packages, recipe, folder))
     if dry_run and training.gpus is None and training.slurm is None and training.mode == "ddp":
         return None
-    layout = find_layout(recipe, training.gpus, training.mode, as_job=training.slurm is not None and not is_launched())
-    command_of([], layout)  # an error if a mode lacks something, before anything is scored
+    as_job = training.slurm is not None and not is_launched()
+    layout = find_layout(recipe, training.gpus, training.mode, as_job=as_job, lacking=lacking)
+    collect(lacking, partial(command_of, [], layout))  # a mode may lack its library
     return layout
 
 
-def _print_steps(
-    context: typer.Context,
-    recipe: "PreferenceRecipe",
-    folder: Path,
-    training: TrainingOptions,
-    layout: "Layout | None",
-    scored_by: "tuple[Judge, EvalSettings]",
-) -> int:
-    """Print what --dry-run says."""
+def _forecast(
+    recipe: "PreferenceRecipe", folder: Path, scored_by: "tuple[Judge, EvalSettings]", ready: "Readiness", seed: int
+) -> "Forecast":
+    """What --dry-run says."""
+    from harness.datasets.pool import plan_pool
+    from harness.datasets.readiness import plan_ratings_of
+    from harness.models.spec import find
     from harness.runs.checkpoint_selection import tasks_of
+    from harness.runs.forecast import forecast_of_scoring, tasks_without_data, with_building
     from harness.runs.plan import steps_of
     from harness.runs.run_folder import keep_own_scoring
-    from harness.runs.scoring_cost import cost_of_scoring, planned_scoring, rate_here
+    from harness.runs.scoring_cost import cost_of_model, planned_scoring
+    from tasks.judges.openai import OpenAIJudge
 
     judge, settings = scored_by
     recipe = keep_own_scoring(folder, recipe)
     tasks = tasks_of(recipe)
-    cost = cost_of_scoring(tasks, judge, settings, rate_here(recipe.base, tasks, folder))
+    missing = tasks_without_data(tasks, ready)
     planned = planned_scoring(recipe.training, None, control=recipe.control and recipe.trainer != "sft")
-    steps = steps_of(recipe, settings.limit, cost.words(planned))
-    print_plan(f"{recipe.name}: {recipe.trainer} on {recipe.base}", steps, folder)
+    costs = []
+    with suppress(InputError):  # a base that is none is among what is missing
+        cost = cost_of_model(find(recipe.base), tasks, judge, settings, folder, missing=missing)
+        costs = [cost, cost]  # the base's, and a checkpoint's
+    scoring = costs[-1].words(planned) if costs else planned.how
+    title, steps = f"{recipe.name}: {recipe.trainer} on {recipe.base}", steps_of(recipe, settings.limit, scoring)
+    found = forecast_of_scoring(title, steps, costs, ready, out=folder, planned=planned)
+    if recipe.data is None:
+        return found
+    instructions = min(settings.limit or recipe.data.instructions, recipe.data.instructions)
+    data = recipe.data.model_copy(update={"instructions": instructions})
+    with suppress(InputError):  # so is a member of the pool
+        pool = plan_pool(data, seed, data.instructions, folder / "data" if (folder / "data").is_dir() else None)
+        ratings = plan_ratings_of(judge, data, folder / "data") if isinstance(judge, OpenAIJudge) else None
+        found = with_building(found, pool, ratings)
+    return found
+
+
+def _describe_launch(context: typer.Context, folder: Path, training: TrainingOptions, layout: "Layout | None") -> str:
+    """The job, or the processes, that --dry-run shows."""
     if layout is not None and training.slurm is not None:
-        return submit_command(context, folder, layout, training.slurm, dry_run=True)
+        return describe_job(context, folder, layout, training.slurm)
     if layout is not None and layout.needs_launch:
         from harness.runs.training_worker import plan
 
-        print(plan(folder, layout))
-    return OK
+        return plan(folder, layout)
+    return ""
 
 
 def _exit_code_of(outcome: "Outcome", training: TrainingOptions, max_failed: float) -> int:

@@ -2,25 +2,30 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli.evaluate import ASKING, EVALUATION, SERVER, check_of_tasks, check_server
-from harness.cli.options import JUDGE, Json, JudgeOptions, Tasks, expand, say
+from harness.cli.missing import collect, tell_forecast
+from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, Tasks, expand, say
+from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import OptionGroup, from_environment, is_given, with_settings
 from harness.cli.shown import show
 from harness.engine.config import EngineConfig
 from harness.evaluation.eval_settings import EvalSettings
 from harness.runs.watch import WatchSettings
 from harness.serving.settings import ServerSettings
-from support.errors import FAILED, OK, one_line
+from support.errors import FAILED, OK, Need, one_line
 from support.stages import Stages
 
 if TYPE_CHECKING:
+    from harness.evaluation.preflight import Readiness
+    from harness.models.spec import ModelSpec
     from harness.runs.scoring_queue import Scoring
     from harness.runs.watch import Watched
     from harness.serving.adapters import Adapters
@@ -53,6 +58,7 @@ def watch_command(
     base: Annotated[
         str | None, typer.Option(help="Model to compare with; default: the base model of the adapters.")
     ] = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
     *,
     settings: WatchSettings,
@@ -65,37 +71,30 @@ def watch_command(
 
     After an interruption the same command continues.
     """
-    from harness.evaluation.preflight import needs_of_servers, require_ready
+    from harness.evaluation.preflight import look_at_run
     from harness.models.load import register
-    from harness.models.spec import find
     from harness.runs.run_folder import tasks_of_run
     from harness.runs.scoring_cost import scoring_words
-    from harness.runs.scoring_queue import Scoring
     from harness.runs.watch import watch
-    from leaderboards.board.board import Board
 
     chosen = expand(tasks or tasks_of_run(folder))
     judge.check(context, any(task.judged for task in chosen))
     evaluation, asking = _settle_asking(context, folder, evaluation, asking, chosen)
     check_server(context, server)
-    rater, out = judge.make(), out or folder
+    out = out or folder
+    needs = needs_of_output("--out", out)
+    rater = judge.make(asked=False, lacking=needs)
     register()
-    _check_given(folder, base, settings)
+    models = _find_models(folder, {"--base": base, "--model-base": settings.model_base}, needs)
     with Stages(), _make_host(server, out, judge) or nullcontext() as host:
-        models = [] if base is None else [find(base)]
-        require_ready(chosen, rater, evaluation, models=models, more=needs_of_servers(server, rater))
-        scoring = Scoring(
-            board=Board(out / "board"),
-            tasks=chosen,
-            judge=rater,
-            state=out / "watch",
-            settings=evaluation,
-            engine=asking,
-            server=host,
-            adapters=lambda: _find_adapters(folder),
-            remote_code=settings.trust_remote_code,
-            adapters_base=settings.model_base,
-        )
+        ready = look_at_run(chosen, rater, evaluation, models=models, more=needs, server=server)
+        if not dry_run:
+            ready.require()
+            rater = judge.ready(rater)
+        asked: dict[str, Any] = {"tasks": chosen, "judge": rater, "settings": evaluation, "server": host}
+        scoring = _make_scoring(folder, out, settings, **asked, engine=asking)
+        if dry_run:
+            return _tell_forecast(scoring, folder, ready, (out, settings.score_checkpoints), as_json)
         log.info(scoring_words(scoring, folder, settings.score_checkpoints))
         reporter = _Reporter(folder, out, scoring, base)
         text = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
@@ -117,14 +116,45 @@ def _settle_asking(
     return evaluation, engine
 
 
-def _check_given(folder: Path, base: str | None, settings: WatchSettings) -> None:
-    """An unknown base is the command's mistake, and so is a folder that is not there."""
-    from harness.models.spec import find
+def _find_models(folder: Path, named: Mapping[str, str | None], lacking: list[Need]) -> "list[ModelSpec]":
+    """The bases that are `named`, and the first checkpoint that is there; `lacking` gets those that are none."""
+    from harness.datasets.readiness import find_models
     from trainers.training.checkpoints import QuietPeriod, find_complete_checkpoints
 
-    for given in filter(None, (base, settings.model_base)):
-        find(given)
-    find_complete_checkpoints(folder, QuietPeriod(settings.settle))
+    there = collect(lacking, lambda: find_complete_checkpoints(folder, QuietPeriod(0))[0])
+    checkpoint = {"checkpoint": str(there[0].path)} if there else {}
+    given = {what: name for what, name in {**named, **checkpoint}.items() if name is not None}
+    models, unknown = find_models(given, correct="name another", base=named["--model-base"])
+    lacking += unknown
+    return models
+
+
+def _make_scoring(folder: Path, out: Path, settings: WatchSettings, **asked: Any) -> "Scoring":
+    """How the checkpoints are scored."""
+    from harness.runs.scoring_queue import Scoring
+    from leaderboards.board.board import Board
+
+    return Scoring(
+        board=Board(out / "board"),
+        state=out / "watch",
+        adapters=lambda: _find_adapters(folder),
+        remote_code=settings.trust_remote_code,
+        adapters_base=settings.model_base,
+        **asked,
+    )
+
+
+def _tell_forecast(
+    scoring: "Scoring", folder: Path, ready: "Readiness", what: tuple[Path, int | None], as_json: bool
+) -> int:
+    """Print what --dry-run says; `what`: the folder of the results, and how many checkpoints are scored."""
+    from harness.runs.forecast import forecast_of_scoring, tasks_without_data
+    from harness.runs.scoring_cost import cost_of_waiting
+
+    out, count = what
+    cost, planned = cost_of_waiting(scoring, folder, count, missing=tasks_without_data(scoring.tasks, ready))
+    title, steps = f"score the checkpoints of {folder}", [cost.words(planned)]
+    return tell_forecast(forecast_of_scoring(title, steps, [cost], ready, out=out, planned=planned), as_json)
 
 
 def _make_host(server: ServerSettings | None, out: Path, judge: JudgeOptions) -> "ServerHost | None":

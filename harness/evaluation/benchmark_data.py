@@ -42,6 +42,8 @@ class DataStatus:
     lost: int = 0
     """Documents whose picture can't be had."""
     needs: tuple[Need, ...] = ()
+    download: int | None = 0
+    """Bytes that the hub's caches will hold of them; None: not known."""
 
     @property
     def ready(self) -> bool:
@@ -106,6 +108,11 @@ def _bring(file: SourceFile, folder: Path, mirror: str | None) -> None:
         target.unlink()
 
 
+def data_of(task: str) -> str:
+    """What a task's data are called where they are missing."""
+    return f"data of {task}"
+
+
 def by_hand(sources: Sources, folder: Path) -> list[str]:
     """What a person must fetch, from where, and where it goes; one line each."""
     return [f"{one.what}: fetch it from {one.url}, and put it into {folder / one.path}" for one in sources.by_hand]
@@ -113,7 +120,7 @@ def by_hand(sources: Sources, folder: Path) -> list[str]:
 
 def _need_of(task: TaskSpec, why: str) -> Need:
     command = f"harness data get {task.name}" if sources_of(task.name) else f"--data {task.name}=PATH"
-    return Need(what=f"data of {task.name}", why=why, command=command)
+    return Need(what=data_of(task.name), why=why, command=command)
 
 
 def _read(
@@ -132,15 +139,16 @@ def _read(
 
 def _ask_hub(task: TaskSpec) -> DataStatus:
     where = f"{task.data}@{task.revision[:12]} on the hub"
-    if _is_cached(task):
+    if is_cached(task):
         return DataStatus(task=task.name, where=f"{where}, in its cache")
-    if not (why := _why_not_on_hub(task)):
-        return DataStatus(task=task.name, where=f"{where}, to be downloaded")
-    need = Need(what=f"data of {task.name}", why=f"{where}: {why}", command=f"--data {task.name}=PATH")
+    why, download = _look_on_hub(task)
+    if not why:
+        return DataStatus(task=task.name, where=f"{where}, to be downloaded", download=download)
+    need = Need(what=data_of(task.name), why=f"{where}: {why}", command=f"--data {task.name}=PATH")
     return DataStatus(task=task.name, where=where, needs=(need,))
 
 
-def _is_cached(task: TaskSpec) -> bool:
+def is_cached(task: TaskSpec) -> bool:
     """Whether the hub's cache holds data files of this revision, under either id."""
     return any(_is_id_cached(data, task.revision) for data in task.hub_ids)
 
@@ -158,11 +166,30 @@ def _is_id_cached(data: str, revision: str) -> bool:
     return any(path.suffix in DATA_FILES for path in Path(folder).rglob("*"))
 
 
-def _why_not_on_hub(task: TaskSpec) -> str:
-    """Why the hub does not give a task's data, by their first id; "" if it does by any."""
+def _look_on_hub(task: TaskSpec) -> tuple[str, int | None]:
+    """Why the hub does not give a task's data, by their first id, or "" and what they take, if it does by any."""
 
-    def ask(data: str) -> str:
-        return ask_hub(lambda hub: hub.dataset_info(data, revision=task.revision, timeout=SECONDS))[0]
+    def ask(data: str) -> tuple[str, Any]:
+        more: dict[str, Any] = {"revision": task.revision, "timeout": SECONDS, "files_metadata": True}
+        return ask_hub(lambda hub: hub.dataset_info(data, **more))
 
-    reasons = [ask(data) for data in task.hub_ids]
-    return reasons[0] if all(reasons) else ""
+    first = ""
+    for data in task.hub_ids:
+        why, info = ask(data)
+        if not why:
+            return "", _size_of_dataset(info, load_yaml(task.path)["metadata"].get("config"))
+        first = first or why
+    return first, None
+
+
+def _size_of_dataset(info: Any, config: str | None) -> int | None:
+    """Bytes that a dataset takes: as its card says of this configuration, downloaded and as `datasets` keeps it; else
+    what all its files have. None where neither is known."""
+    told = info.card_data.get("dataset_info") if info.card_data is not None else None
+    for each in [told] if isinstance(told, dict) else told or []:
+        found: list[Any] = [each.get(name) for name in ("download_size", "dataset_size")]
+        if each.get("config_name", "default") == (config or "default") and all(isinstance(size, int) for size in found):
+            return int(sum(found))
+    sizes = [sibling.size for sibling in info.siblings or []]
+    known: list[int] = [size for size in sizes if size is not None]
+    return sum(known) if known and len(known) == len(sizes) else None

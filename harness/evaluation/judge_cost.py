@@ -11,6 +11,8 @@ from tasks.registry import TaskSpec, registry
 
 ANSWER_WORDS: Final = 60
 """Assumed length of answers that do not exist yet."""
+GUESSED_PROMPT: Final = 800
+"""Assumed tokens of a call to a judge, with its instructions, about a question that is not here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,19 +83,29 @@ def plan(
     return planned(counting, task.name)
 
 
-def planned(counting: Counting, task: str) -> JudgePlan:
-    """The cost of the counted questions."""
-    completion, judge = round(counting.completion_tokens), counting.judge
-    calls, batch = len(counting.keys) - counting.kept, isinstance(judge, BatchJudge)
+def planned(counting: Counting, task: str, *, times: int = 1) -> JudgePlan:
+    """The cost of the counted questions; `times`: of so many like them."""
+    judge = counting.judge
+    prompt, completion = counting.prompt_tokens * times, round(counting.completion_tokens * times)
+    calls, batch = (len(counting.keys) - counting.kept) * times, isinstance(judge, BatchJudge)
     return JudgePlan(
         task=task,
         model=judge.model,
         calls=calls,
         kept=counting.kept,
-        prompt_tokens=counting.prompt_tokens,
+        prompt_tokens=prompt,
         completion_tokens=completion,
-        price=judge.client.estimate(counting.prompt_tokens, completion, calls=calls, batch=batch),
+        price=judge.client.estimate(prompt, completion, calls=calls, batch=batch),
     )
+
+
+def guess(judge: OpenAIJudge, task: str, calls: int) -> JudgePlan:
+    """The cost of so many calls about questions that are not here, for `GUESSED_PROMPT` tokens each."""
+    prompt = calls * GUESSED_PROMPT
+    completion = round(calls * judge.client.expected_reply(task, None))
+    price = judge.client.estimate(prompt, completion, calls=calls, batch=isinstance(judge, BatchJudge))
+    counts = {"calls": calls, "kept": 0, "prompt_tokens": prompt, "completion_tokens": completion}
+    return JudgePlan(task=task, model=judge.model, price=price, **counts)
 
 
 def supposed_answers(count: int) -> list[str]:

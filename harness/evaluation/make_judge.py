@@ -4,16 +4,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from support.errors import NoJudgeError, SettingError
+from support.errors import Need, NoJudgeError, NoKeyError, SettingError
 from support.judge_names import SCENES, current_judge
 from tasks.judges import prices
-from tasks.judges.addresses import Server, server_of
+from tasks.judges.addresses import OPENAI, Server, server_of
 from tasks.judges.batch import BatchJudge
 from tasks.judges.capabilities import capabilities_of
 from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
-from tasks.judges.providers import find_place
+from tasks.judges.providers import find_place, has_prefix, usual_address
 from tasks.judges.server_kind import kind_of
 from tasks.judges.settings import JudgeSettings
 from tasks.registry import TaskSpec
@@ -36,24 +36,26 @@ def make_judge(
 ) -> Judge:
     """The judge "scenes" of scenes tasks, or a model of an OpenAI-compatible server (`PROVIDER:MODEL`: of that
     provider's), with `batch` through the Batch API; `key` names the environment variable with its server's key,
-    `known_as` its server in the ledger. SettingError for a setting that would not act."""
+    `known_as` its server in the ledger. SettingError for a setting that would not act,
+    NoKeyError where no key is set and no server named."""
     settings, name = settings or JudgeSettings(), current_judge(name)
     if name == SCENES:
         given = {"url": url, "key": key, "budget": budget, "batch": batch, "set": settings != JudgeSettings()}
         return _make_scenes(given | {"known-as": known_as})
-    place, kind = find_place(name), ""
-    if place is not None and url is not None:
-        raise SettingError(f"--judge-url: would not act: {name!r} names its server; leave out one of them")
+    kind = ""
     try:
+        place = find_place(name)
+        if place is not None and url is not None:
+            raise SettingError(f"--judge-url: would not act: {name!r} names its server; leave out one of them")
         if place is None:
             server = server_of(url, name=name, role="judge", variable=key)
         else:
             kind = name.removesuffix(place.model)
             name, variable = place.model, key or place.variable
             server = server_of(place.url, name=name, role="judge", variable=variable, what=place.what)
-    except SettingError as error:
+    except NoKeyError as error:
         hint = f" (without a key: {OPEN_JUDGE}; of scenes: {SCENES})" if "name its server" in str(error) else ""
-        raise SettingError(f"{error}{hint}") from None
+        raise NoKeyError(f"{error}{hint}") from None
     kept = Ledger(ledger or LEDGER)
     tariff = prices.Tariff(model=name, url=server.url, told=settings.told_price)
     if budget is not None and tariff.cost(1, 1, served=kept.last_served(name, server.shown)) is None:
@@ -68,6 +70,18 @@ def make_judge(
     asked = {parameter: value for parameter, (value, _) in settings.asked().items()}
     kind = kind or _find_kind(server, name, asked | ({"batch": True} if batch else {}))
     return judge(name, kind=kind, url=server, ledger=kept, **more)
+
+
+def judge_or_estimator(name: str, lacking: list[Need], **given: Any) -> Judge:
+    """The judge of `make_judge`; where its key is not set, one for estimates alone, and `lacking` gets the key."""
+    try:
+        return make_judge(name, **given)
+    except NoKeyError as error:
+        why = str(error).removeprefix(f"judge {name!r}: ").removeprefix(f"{name!r}: ")
+        lacking.append(Need(what=f"key of judge {name!r}", why="it is not set", command=why, is_key=True))
+    provider, _, model = name.partition(":") if has_prefix(name) else ("", "", name)
+    url = given.get("url") or usual_address(provider) or OPENAI
+    return make_judge(model, **{**given, "url": url, "key": None})
 
 
 def _make_scenes(given: Mapping[str, Any]) -> Judge:

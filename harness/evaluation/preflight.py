@@ -1,22 +1,22 @@
 """What a run needs, looked at before it starts: all that is missing, in one list, with what brings it.
 
-    require_ready(tasks, judge, settings, models=specs)      # NotReady names data, pictures, judge, weights, disk
+    found = look_at_run(tasks, judge, settings, models=specs)    # data, pictures, judge, models, keys, room on disks
+    found.require()                                              # NotReady names all that is missing
 
 Nothing is downloaded, generated or paid for here. Local data that are read on the way are not read again.
 """
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from harness.evaluation.benchmark_data import DataStatus, look_at
+from harness.evaluation.benchmark_data import DataStatus, data_of, look_at
 from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.make_judge import check_judge
-from harness.models.disk_use import DiskUse, needs_of_room, use_of
-from harness.models.fetch import cached
-from harness.models.hub import SECONDS, ask_hub
-from harness.models.spec import ModelSpec, copy_option
+from harness.models.disk_use import DiskUse
+from harness.models.readiness import FoundModels, look_at_models
+from harness.models.spec import ModelSpec
 from harness.serving.served_judge import ServedJudge
 from harness.serving.settings import ServerSettings
 from support.errors import Need, NoJudgeError, NotReady, ServerError, SettingError
@@ -29,26 +29,57 @@ LOST: Final = 0.05
 """Share of documents without their picture, from which on a run would end as failed anyway."""
 
 
-def require_ready(
+@dataclass(frozen=True, kw_only=True)
+class Readiness:
+    """What a run lacks, and what it takes of the disks."""
+
+    needs: tuple[Need, ...]
+    disk: DiskUse
+    """Bytes that are to be downloaded and converted."""
+    unsized: tuple[str, ...] = ()
+    """What is to be downloaded, of a size that is not known."""
+
+    def require(self) -> None:
+        """NotReady where anything is missing."""
+        if self.needs:
+            raise NotReady(self.needs)
+
+
+def look_at_run(
     tasks: Sequence[TaskSpec],
     judge: Judge | None,
     settings: EvalSettings,
     *,
     models: Sequence[ModelSpec] = (),
     more: Iterable[Need] = (),
-) -> None:
-    """NotReady where anything is missing for scoring these models on these tasks; `more` is what else is."""
-    needs = [*find_needs(tasks, settings), *needs_of_models(models), *more, *needs_of_judge(judge, tasks, settings)]
-    if needs:
-        raise NotReady(list(dict.fromkeys(needs)))
-
-
-def find_needs(tasks: Sequence[TaskSpec], settings: EvalSettings, *, most_lost: float = LOST) -> list[Need]:
-    """What is missing of the tasks' data."""
+    server: ServerSettings | None = None,
+    most_lost: float = LOST,
+    judged: bool = True,
+) -> Readiness:
+    """What is missing for scoring these models on these tasks, and room for it. `more` is what else is missing,
+    `server` what serves the models, `most_lost` the share of a task's documents that may lack their picture; not
+    `judged`: answers are not rated."""
     keep = settings.split is None
     asked: Any = {"partial": settings.partial_data, "limit": settings.limit, "seed": settings.seed, "keep": keep}
-    found = [look_at(task, settings.data, **asked) for task in tasks]
-    return [need for status in found for need in (*status.needs, *_lost_pictures(status, most_lost))]
+    data = [look_at(task, settings.data, **asked) for task in tasks]
+    needs = [need for status in data for need in (*status.needs, *_lost_pictures(status, most_lost))]
+    judges = [judge.spec] if isinstance(judge, ServedJudge) else []
+    found = with_data(look_at_models([*models, *judges]), data)
+    needs += [*found.needs, *needs_of_servers(server, judge), *more]
+    needs += needs_of_judge(judge, tasks, settings) if judged else []
+    needs += found.room()
+    return Readiness(needs=tuple(dict.fromkeys(needs)), disk=found.disk, unsized=found.unsized)
+
+
+def with_data(found: FoundModels, data: Iterable[DataStatus]) -> FoundModels:
+    """The same with what is to be downloaded of the tasks' data."""
+    uses, unsized = dict(found.uses), list(found.unsized)
+    for status in data:
+        if status.download is None:
+            unsized.append(data_of(status.task))
+        elif status.download:
+            uses[data_of(status.task)] = DiskUse(download=status.download, convert=0, kept=status.download)
+    return replace(found, uses=uses, unsized=tuple(unsized))
 
 
 def needs_of_judge(judge: Judge | None, tasks: Sequence[TaskSpec], settings: EvalSettings) -> list[Need]:
@@ -56,9 +87,8 @@ def needs_of_judge(judge: Judge | None, tasks: Sequence[TaskSpec], settings: Eva
     try:
         check_judge(judge, tasks, official_prompts=settings.official_prompts)
     except (SettingError, NoJudgeError) as error:
-        what, _, words = str(error).partition(": ")
-        why, _, command = words.partition("; ")
-        return [Need(what=what, why=why, command=command or "name one by --judge")]
+        found = Need.of(error)
+        return [found if found.command else replace(found, command="name one by --judge")]
     return []
 
 
@@ -70,9 +100,7 @@ def needs_of_servers(server: ServerSettings | None, judge: Judge | None = None) 
         try:
             settings.find_program()
         except ServerError as error:
-            what, _, words = str(error).partition(": ")
-            why, _, command = words.partition("; ")
-            needs.append(Need(what=what, why=why, command=command))
+            needs.append(Need.of(error))
     return list(dict.fromkeys(needs))
 
 
@@ -81,50 +109,3 @@ def _lost_pictures(status: DataStatus, most_lost: float) -> Iterator[Need]:
         why = f"{status.lost:,} of {status.documents:,} documents lack their picture in {status.where}"
         command = f"harness data check {status.task} says where they are from"
         yield Need(what=f"pictures of {status.task}", why=why, command=command)
-
-
-def look_at_disk(spec: ModelSpec) -> DiskUse | None:
-    """What getting a model will take of the disks; None where its files' sizes are not known. NotReady without room."""
-    if spec.backend != "transformers":
-        return None
-    info = None
-    if not Path(spec.pretrained).is_dir() and not cached(spec):
-        info = _ask_about(spec)[1]
-    use = use_of(spec, info)
-    if use is not None and (needs := list(needs_of_room(spec, use))):
-        raise NotReady(needs)
-    return use
-
-
-def _ask_about(spec: ModelSpec) -> tuple[str, Any]:
-    return ask_hub(
-        lambda hub: hub.model_info(spec.pretrained, revision=spec.revision, timeout=SECONDS, files_metadata=True)
-    )
-
-
-def needs_of_models(models: Sequence[ModelSpec]) -> list[Need]:
-    """What is missing of the weights, and of room for them; nothing is asked about those that are here."""
-    needs: list[Need] = []
-    for spec in {(spec.pretrained, spec.revision): spec for spec in models}.values():
-        if spec.backend != "transformers":
-            continue
-        if not Path(spec.pretrained).is_dir() and not cached(spec):
-            needs += _needs_of_weights(spec)
-        elif (use := use_of(spec)) is not None:
-            needs += needs_of_room(spec, use)
-    return needs
-
-
-def _needs_of_weights(spec: ModelSpec) -> Iterator[Need]:
-    option = f"{copy_option(spec)} FOLDER"
-    if spec.needs:
-        yield Need(what=f"weights of {spec.name}", why=f"it needs {spec.needs}", command=option)
-        return
-    why, info = _ask_about(spec)
-    if why:
-        size = f" (about {spec.gigabytes:g} GB)" if spec.gigabytes else ""
-        command = f"hf download {spec.pretrained} where there is a network, or {option}"
-        yield Need(what=f"weights of {spec.name}", why=f"{spec.pretrained}{size}: {why}", command=command)
-        return
-    about = int((spec.gigabytes or 0) * 1e9)
-    yield from needs_of_room(spec, use_of(spec, info) or DiskUse(download=about, convert=0, kept=about))

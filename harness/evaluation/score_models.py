@@ -16,7 +16,6 @@ from harness.engine.config import EngineConfig
 from harness.evaluation.entries import Evaluation
 from harness.evaluation.eval_settings import EvalSettings, check_suffixes, on_board
 from harness.evaluation.evaluate import evaluate
-from harness.evaluation.make_judge import check_judge
 from harness.evaluation.protocol import as_asked
 from harness.models.adapter_host import AdapterHost
 from harness.models.fetch import cached, fetch
@@ -56,7 +55,6 @@ class ModelScorer:
     """Ask the model again, ignoring the board and the response cache."""
 
     def __post_init__(self) -> None:
-        check_judge(self.judge, self.tasks, official_prompts=self.settings.official_prompts)
         check_suffixes(self.engine.suffixes, self.tasks)
         self._host = AdapterHost()
         make_room_for(self.judge, self._host.drop)

@@ -2,7 +2,7 @@
 
 use = use_of(spec, info)         # info: the hub's description, with the sizes of files
 use.words()                      # "31.7 GB are downloaded, ..."
-needs_of_room(spec, use)         # what is too much for the disks
+needs_of_room("silkie", use)     # what is too much for the disks
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,6 +27,11 @@ class DiskUse:
     """Still to be written as safetensors, of weights that are only .bin."""
     kept: int
     """What both caches hold of the model then; a folder of the user's is in neither."""
+
+    def __add__(self, other: "DiskUse") -> "DiskUse":
+        """What both take."""
+        download, convert = self.download + other.download, self.convert + other.convert
+        return DiskUse(download=download, convert=convert, kept=self.kept + other.kept)
 
     def words(self) -> str:
         """For a person, before anything is done."""
@@ -54,8 +59,9 @@ def use_of(spec: ModelSpec, info: Any = None) -> DiskUse | None:
     return DiskUse(download=sum(left.values()), convert=0 if copied else bins, kept=sum(sizes.values()) + bins)
 
 
-def needs_of_room(spec: ModelSpec, use: DiskUse, free: Mapping[Path, float] | None = None) -> Iterator[Need]:
-    """What is too much for the disks of the two caches, which may be one; `free`: their free bytes, else measured."""
+def needs_of_room(what: str, use: DiskUse, free: Mapping[Path, float] | None = None) -> Iterator[Need]:
+    """What is too much for the disks of the two caches, which may be one; `what` takes it; `free`: their free bytes,
+    else measured."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     caches = {Path(HF_HUB_CACHE): use.download, cache_folder(): use.convert}
@@ -65,7 +71,7 @@ def needs_of_room(spec: ModelSpec, use: DiskUse, free: Mapping[Path, float] | No
         room = room_at(place) if free is None else free[place]
         if room < size:
             more = f" ({describe_size(use.convert)} of it for the conversion of its .bin files)" if use.convert else ""
-            why = f"{spec.pretrained} takes {describe_size(size)}{more}, and {describe_size(room)} are free there"
+            why = f"{what} takes {describe_size(size)}{more}, and {describe_size(room)} are free there"
             yield Need(what="room on the disk of HF_HOME", why=why, command="free some, or set HF_HOME to another disk")
 
 

@@ -36,3 +36,17 @@ def ask_hub(ask: "Callable[[HfApi], Any]") -> tuple[str, Any]:
         return f"it is not in the hub's cache (HF_HOME), and the hub can't be reached ({first_line(error)})", None
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError):
         return "it is not in the hub's cache (HF_HOME), and what answers is no hub", None
+
+
+def why_no_dataset(name: str, revision: str | None) -> str:
+    """Why a dataset can't be had from the hub; "" if it can, or is in the cache. It is not downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError
+
+    try:
+        snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True)
+        return ""
+    except IncompleteSnapshotError:
+        return ""
+    except (OSError, ValueError):
+        return ask_hub(lambda hub: hub.dataset_info(name, revision=revision, timeout=SECONDS))[0]

@@ -3,11 +3,12 @@
 import importlib.util
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from support.errors import UsageError
+from support.errors import Need, UsageError
 from support.files import atomic_write_text
 from support.parsing import parse_json
 from support.processes import rank
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ON_CPUS: Final = "ACCELERATE_USE_CPU"
 GPUS_PER_NODE: Final = 8
 """GPUs of each node of a Slurm job with several nodes, as in the launcher of VLFeedback's authors."""
 
@@ -42,10 +44,23 @@ def check_packages(recipe: "PreferenceRecipe", folder: Path) -> None:
         log.info(f"{missing}; the log goes to {folder / 'log.jsonl'} without it")
 
 
-def find_layout(recipe: "PreferenceRecipe", gpus: int | None, mode: str, *, as_job: bool = False) -> "Layout":
+def on_cpus() -> bool:
+    """Whether the user wants processes on CPUs where there is no GPU, by accelerate's own variable."""
+    return os.environ.get(ON_CPUS, "").lower() in ("1", "true", "yes", "on")
+
+
+def find_layout(
+    recipe: "PreferenceRecipe",
+    gpus: int | None,
+    mode: str,
+    *,
+    as_job: bool = False,
+    lacking: list[Need] | None = None,
+) -> "Layout":
     """How many processes train, and on how many nodes; by default one for each GPU of this machine.
 
     UsageError, TrainingError or LaunchError if the batch or the GPUs can't be divided so, or the mode is unknown.
+    `lacking` gets the GPUs that this machine has not; without it, that is a UsageError too.
     """
     import torch
 
@@ -54,16 +69,24 @@ def find_layout(recipe: "PreferenceRecipe", gpus: int | None, mode: str, *, as_j
 
     local = torch.cuda.device_count()
     count = gpus or max(1, local)
-    nodes = 1
+    nodes, short = 1, None
     if as_job and count > GPUS_PER_NODE:
         if count % GPUS_PER_NODE:
             raise UsageError(f"--gpus {count}: a job of several nodes has a multiple of {GPUS_PER_NODE}")
         nodes = count // GPUS_PER_NODE
-    elif not as_job and local and count > local:
-        raise UsageError(f"--gpus {count}: this machine has {local}; ask a cluster by --slurm")
+    elif not as_job and count > max(1, local) and not (local == 0 and on_cpus()):
+        short = UsageError(
+            f"--gpus {count}: this machine has {local or 'none'}; ask a cluster by --slurm"
+            f" (without GPUs, {ON_CPUS}=true trains on CPUs)"
+        )
     split_batch(recipe.training, count)
     known: Any = mode  # Layout checks it
-    return Layout(processes=count // nodes, nodes=nodes, mode=known, cpu=not as_job and not local)
+    layout = Layout(processes=count // nodes, nodes=nodes, mode=known, cpu=not as_job and not local and short is None)
+    if short is not None and lacking is None:
+        raise short
+    if short is not None and lacking is not None:
+        lacking.append(Need.of(short))
+    return layout
 
 
 def train_recipe(

@@ -6,16 +6,19 @@
 Hours are by a rate that was measured: of the base in this run, else of the same model on this machine on another board.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
+from harness.datasets.pool import facts_of
+from harness.evaluation.benchmark_data import LOADER, is_cached
 from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.find_boards import boards_in
 from harness.evaluation.generate import documents_drawn, load_tasks
-from harness.evaluation.judge_cost import plan, supposed_answers
+from harness.evaluation.judge_cost import GUESSED_PROMPT, JudgePlan, guess, plan, supposed_answers
 from harness.models.provenance import environment
+from harness.models.spec import ModelSpec
 from harness.runs.scoring_queue import Scoring
 from harness.runs.watched_share import WatchedShare
 from leaderboards.board.board import Board
@@ -24,11 +27,21 @@ from tasks.data_folder import stored
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
+from tasks.task_yaml import load_yaml
 from trainers.config.training import Training
 from trainers.training.checkpoints import QuietPeriod, find_complete_checkpoints, saved_at, scored_at
+from trainers.vlfeedback.decode_plan import FILLED, SERVED_AT_ONCE, SERVED_SECONDS, STEP, STEP_PER_BILLION
+
+N = TypeVar("N", int, float)
 
 HOUR: Final = 3600
 RUNS: Final = "runs"
+ASSUMED: Final = "assumed: "
+"""How words about a rate begin that was not measured."""
+AT_ONCE: Final = f"{ASSUMED}{SERVED_AT_ONCE} calls at once, {SERVED_SECONDS:g} s each"
+GUESSED: Final = f"its data are not here yet: {GUESSED_PROMPT} tokens a question assumed"
+DEFAULT_TOKENS: Final = 256
+"""Of an answer at most, where a task says nothing: lm-eval's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +67,8 @@ class TaskCost:
     """Whether that is all calls, and not one a question, which is the least."""
     dollars: float | None = 0.0
     """None: not known."""
+    judging: JudgePlan | None = None
+    """The same in more words, where a judge is asked that is paid for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +91,8 @@ class ScoringCost:
     def words(self, planned: Planned) -> str:
         """For a person, before the scoring starts."""
         times = planned.count
-        questions = _sum([task.questions for task in self.tasks.values()])
+        questions, calls = self.questions, self.calls
         each = "questions not counted yet" if questions is None else f"{questions:,} questions"
-        calls = _sum([task.calls for task in self.tasks.values()])
         least = "" if self._is_counted else "at least "
         if calls is None:
             each += ", judge calls not counted yet"
@@ -90,23 +104,49 @@ class ScoringCost:
     def _is_counted(self) -> bool:
         return all(task.counted for task in self.tasks.values())
 
+    @property
+    def questions(self) -> int | None:
+        """Of all tasks."""
+        return add([task.questions for task in self.tasks.values()])
+
+    @property
+    def calls(self) -> int | None:
+        """Of the judge, of all tasks."""
+        return add([task.calls for task in self.tasks.values()])
+
+    @property
+    def dollars(self) -> float | None:
+        """Of all tasks."""
+        return add([task.dollars for task in self.tasks.values()])
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all tasks."""
+        return add([task.seconds for task in self.tasks.values()])
+
+    @property
+    def rate_words(self) -> str:
+        """What the seconds are computed from."""
+        return self.measured if self.measured.startswith(ASSUMED) else f"measured on {self.measured}"
+
     def _time(self, times: int | None) -> str:
-        seconds = _sum([task.seconds for task in self.tasks.values()])
+        seconds = self.seconds
         if seconds is None:
             return "hours not measured yet"
-        if times is None:
-            return f"{_in_hours(seconds)} for each (measured on {self.measured})"
-        return f"{_in_hours(seconds * times)} (measured on {self.measured})"
+        told = f"{in_hours(seconds)} for each" if times is None else in_hours(seconds * times)
+        return f"{told} ({self.rate_words})"
 
     def _money(self, times: int | None, is_paid: bool) -> str:
-        dollars = _sum([task.dollars for task in self.tasks.values()])
+        dollars = self.dollars
         if dollars is None:
-            why = "--judge-price IN,OUT tells them" if self._is_counted else "its data are not read yet"
+            counted = all(task.calls is not None for task in self.tasks.values())
+            why = "--judge-price IN,OUT tells them" if counted else "its data are not read yet"
             return f"dollars not known ({why})"
         if not is_paid and not dollars:
             return "no money for a judge"
         told = f"${dollars:,.2f} for each" if times is None else f"${dollars * times:,.2f}"
-        return f"{told} for the judge, at list prices"
+        guessed = "" if self._is_counted else f" ({GUESSED})"
+        return f"{told} for the judge, at list prices{guessed}"
 
 
 def planned_scoring(training: Training, steps: int | None, *, control: bool = False) -> Planned:
@@ -137,6 +177,26 @@ def rate_of(
     return None
 
 
+def assumed_rate(spec: ModelSpec, tasks: Sequence[TaskSpec]) -> Rate | None:
+    """The rate of a model that was not scored here, by its size and the most tokens that answers may have; None where
+    its size is not known."""
+    facts = facts_of(spec)
+    if facts.served:
+        each = SERVED_SECONDS / SERVED_AT_ONCE
+        return Rate(seconds=dict.fromkeys((task.name for task in tasks), each), of=AT_ONCE)
+    if not facts.parameters:
+        return None
+    step = (STEP + STEP_PER_BILLION * facts.parameters / 1e9) * FILLED / facts.rows_at_once
+    seconds = {task.name: step * _most_tokens(task) for task in tasks}
+    of = f"{ASSUMED}a data-centre GPU, {facts.rows_at_once} rows at once, answers of half their limit"
+    return Rate(seconds=seconds, of=of)
+
+
+def _most_tokens(task: TaskSpec) -> int:
+    found = load_yaml(task.path).get("generation_kwargs") or {}
+    return int(found.get("max_gen_toks", DEFAULT_TOKENS))
+
+
 def rate_here(model: str, tasks: Sequence[TaskSpec], out: Path) -> Rate | None:
     """The rate of a model that this machine has scored before: in the run's own folder, else on any board below
     runs/."""
@@ -152,39 +212,71 @@ def _is_measured(entry: Entry, device: str | None) -> bool:
 
 
 def cost_of_scoring(
-    tasks: Sequence[TaskSpec], judge: Judge | None, settings: EvalSettings, rate: Rate | None, *, read: bool = False
+    tasks: Sequence[TaskSpec],
+    judge: Judge | None,
+    settings: EvalSettings,
+    rate: Rate | None,
+    *,
+    read: bool = False,
+    missing: Collection[str] = (),
 ) -> ScoringCost:
     """What one model takes; data of the hub are not read unless a run has just read them (`read`), but counted as their
-    task says."""
-    found = {task.name: _cost_of_task(task, judge, settings, rate, read=read) for task in tasks}
+    task says, as those are of tasks whose data are `missing`."""
+    found = {
+        task.name: _cost_of_task(task, judge, settings, rate, read=None if task.name in missing else read)
+        for task in tasks
+    }
     return ScoringCost(tasks=found, measured="" if rate is None else rate.of)
 
 
+def cost_of_model(
+    spec: ModelSpec,
+    tasks: Sequence[TaskSpec],
+    judge: Judge | None,
+    settings: EvalSettings,
+    out: Path,
+    *,
+    missing: Collection[str] = (),
+) -> ScoringCost:
+    """What a model takes that is to be scored here: its time as measured, else by its size."""
+    rate = rate_here(spec.name, tasks, out) or assumed_rate(spec, tasks)
+    return cost_of_scoring(tasks, judge, settings, rate, missing=missing)
+
+
 def scoring_words(scoring: Scoring, folder: Path, count: int | None = None) -> str:
-    """What it takes a watcher to score the checkpoints of a training, or so many of them: all where the folder says how
-    many there will be, else those that are there so far."""
+    """What it takes a watcher to score the checkpoints of a training, or so many of them."""
+    cost, planned = cost_of_waiting(scoring, folder, count)
+    return cost.words(planned)
+
+
+def cost_of_waiting(
+    scoring: Scoring, folder: Path, count: int | None = None, *, missing: Collection[str] = ()
+) -> tuple[ScoringCost, Planned]:
+    """What one checkpoint takes a watcher, and which ones of a training it is to score, or so many of them: all where
+    the folder says how many there will be, else those that are there so far."""
     share = WatchedShare(folder, count)
-    complete = find_complete_checkpoints(folder, QuietPeriod(0))[0]
+    complete = find_complete_checkpoints(folder, QuietPeriod(0))[0] if folder.is_dir() else []
     found, planned = share.of(complete), share.planned(complete)
     done = {entry.model for entry in scoring.board.entries()}
     waiting = [one for one in found if scoring.name_of(one.path) not in done]
     rates = (rate_of(model, scoring.tasks, [scoring.board]) for model in sorted(done))
     rate = next((rate for rate in rates if rate is not None), None)
-    cost = cost_of_scoring(scoring.tasks, scoring.judge, scoring.settings, rate)
+    cost = cost_of_scoring(scoring.tasks, scoring.judge, scoring.settings, rate, missing=missing)
     how = f"{_checkpoints(len(waiting))} there to be scored"
     if planned is None:
-        return cost.words(
-            Planned(count=len(waiting) or None, how=f"{how}, and all that are written while this watches")
-        )
+        more = ", and all that are written while this watches"
+        return cost, Planned(count=len(waiting) or None, how=how + more)
     left = len(planned) - len(found) + len(waiting)
-    return cost.words(Planned(count=left, how=f"{how}, {left} of {len(planned)} in all (score_checkpoints)"))
+    return cost, Planned(count=left, how=f"{how}, {left} of {len(planned)} in all (score_checkpoints)")
 
 
 def _cost_of_task(
-    task: TaskSpec, judge: Judge | None, settings: EvalSettings, rate: Rate | None, *, read: bool
+    task: TaskSpec, judge: Judge | None, settings: EvalSettings, rate: Rate | None, *, read: bool | None
 ) -> TaskCost:
-    is_here = read or task.data == "embedded" or (settings.data.get(task.name) or stored(task.name)) is not None
+    """`read`: whether the data were just read; None: they can't be."""
     asks = task.judged and isinstance(judge, OpenAIJudge)
+    is_here = read or task.data == "embedded" or (settings.data.get(task.name) or stored(task.name)) is not None
+    is_here = (is_here or (asks and task.dataset == LOADER and is_cached(task))) and read is not None
     docs = None
     if is_here and (asks or task.rows is None or task.name in settings.data):
         loaded = load_tasks([task], split=settings.split, data=settings.data, partial_data=settings.partial_data)
@@ -196,19 +288,24 @@ def _cost_of_task(
     if not asks or not isinstance(judge, OpenAIJudge):
         return TaskCost(questions=questions, seconds=seconds)
     if docs is None:
-        return TaskCost(questions=questions, seconds=seconds, calls=questions, counted=False, dollars=None)
+        about = None if questions is None else guess(judge, task.name, questions * settings.judge_repeats)
+        known = {"calls": None, "dollars": None} if about is None else {"calls": about.calls, "dollars": about.price}
+        return TaskCost(questions=questions, seconds=seconds, counted=False, judging=about, **known)
     found = plan(judge, task, docs, supposed_answers(len(docs)), settings.judge_repeats)
-    return TaskCost(questions=questions, seconds=seconds, calls=found.calls, dollars=found.price)
+    return TaskCost(questions=questions, seconds=seconds, calls=found.calls, dollars=found.price, judging=found)
 
 
 def _checkpoints(count: int, of: str = "") -> str:
     return f"{count} checkpoint{of} is" if count == 1 else f"{count} checkpoints{of} are"
 
 
-def _sum(numbers: Sequence[float | None]) -> float | None:
-    """None where one is not known."""
-    return None if None in numbers else sum(number for number in numbers if number is not None)
+def add(numbers: Sequence[N | None], times: Sequence[int] | None = None) -> N | None:
+    """The sum, of each number so many times; None where one is not known."""
+    counts = times or [1] * len(numbers)
+    known: list[Any] = [number * count for number, count in zip(numbers, counts, strict=True) if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
 
 
-def _in_hours(seconds: float) -> str:
+def in_hours(seconds: float) -> str:
+    """For a person: hours, or minutes of less than one."""
     return f"{seconds / HOUR:,.1f} hours" if seconds >= HOUR else f"{seconds / 60:,.1f} minutes"

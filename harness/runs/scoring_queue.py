@@ -15,7 +15,6 @@ from harness.evaluation.eval_settings import EvalSettings, check_suffixes, on_bo
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.find_boards import known_as
 from harness.evaluation.lost import lost_in_words
-from harness.evaluation.make_judge import check_judge
 from harness.evaluation.protocol import as_asked
 from harness.models.adapter_host import AdapterHost
 from harness.models.base_names import ADAPTER_CONFIG
@@ -67,7 +66,6 @@ class Scoring:
     """A context manager that takes the time of one scoring, by its name."""
 
     def __post_init__(self) -> None:
-        check_judge(self.judge, self.tasks, official_prompts=self.settings.official_prompts)
         check_suffixes(self.engine.suffixes, self.tasks)
 
     @property

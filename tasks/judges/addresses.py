@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from support.errors import SettingError, first_line
+from support.errors import NoKeyError, SettingError, first_line
 from support.secrets import HARMLESS, redact, remember, remember_address
 from tasks.judges.capabilities import host_of
 from tasks.judges.providers import AZURE_KEY, AZURE_TOKEN, PROVIDERS, host_of_key, keys_at, suggest
@@ -178,7 +178,7 @@ def server_of(
         _check_key(found, key_from)
     url = url or os.environ.get(BASE_URL, "").strip() or (OPENAI if found else None)
     if url is None:
-        raise SettingError(f"{role} {name!r}: set {KEY}, or name its server with --{role}-url{suggest(name)}")
+        raise NoKeyError(f"{role} {name!r}: set {KEY}, or name its server with --{role}-url{suggest(name)}")
     address = _parse(url, what)
     login = unquote(address.netloc.rpartition("@")[0]) or None
     if login is not None and variable is not None:
@@ -228,7 +228,7 @@ def _find_key(variable: str | None, role: Role, usual: Collection[str]) -> tuple
     if not _VARIABLE.fullmatch(variable) or (_LOOKS_SECRET.search(variable) and variable not in os.environ):
         raise SettingError(f"{option}: takes the name of an environment variable that holds the key, not the key")
     if not (found := os.environ.get(variable, "").strip()):
-        raise SettingError(f"{option} {variable}: no such environment variable, or it is empty")
+        raise NoKeyError(f"{option} {variable}: no such environment variable, or it is empty")
     return found, variable
 
 

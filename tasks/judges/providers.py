@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode
 
-from support.errors import SettingError
+from support.errors import NoKeyError, SettingError
 from support.secrets import HARMLESS
 
 VERSION: Final = "OPENAI_API_VERSION"
@@ -95,7 +95,7 @@ def find_place(name: str) -> Place | None:
     address = os.environ.get(provider.address, "").strip().strip("'\"") or provider.usual
     if variable is None or not address:
         missing = [provider.address] * (not address) + [provider.keys[0]] * (variable is None)
-        raise SettingError(f"{name!r}: set {' and '.join(missing)}, or name its server without {prefix + ':'!r}")
+        raise NoKeyError(f"{name!r}: set {' and '.join(missing)}, or name its server without {prefix + ':'!r}")
     url = _url_at_azure(address, model) if prefix == "azure" else _url_behind(address, provider.path)
     return Place(model=model, url=url, what=provider.address, variable=variable)
 
@@ -104,6 +104,12 @@ def has_prefix(name: str) -> bool:
     """Whether a name has a provider's prefix."""
     prefix, colon, _ = name.partition(":")
     return bool(colon) and prefix in PROVIDERS
+
+
+def usual_address(name: str) -> str:
+    """Where a provider's models are where no variable says it; empty where only that does."""
+    provider = PROVIDERS.get(name)
+    return provider.usual + provider.path if provider is not None and provider.usual else ""
 
 
 def suggest(name: str) -> str:

@@ -23,7 +23,7 @@ HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
         (["eval", "--model", "scenes-base", "--tasks", "scene"], "did you mean 'scenes'?"),
         (
             ["eval", "--model", "scenes-base", "--tasks", "scenes", "--judge", "gpt"],
-            "judge 'gpt': set OPENAI_API_KEY, or name its server",
+            "key of judge 'gpt': it is not set; set OPENAI_API_KEY, or name its server",
         ),
         (["eval", "--model", "scenes-base"], "--tasks is not given: name suites (hallucination, scenes,"),
         (["watch", "."], "--tasks is not given"),
@@ -57,13 +57,12 @@ def test_a_recipe_that_pretrains_cannot_be_evaluated_against_a_base(
 def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    assert (
-        cli.run(["eval", "--model", str(tmp_path), "--tasks", "scenes", "--limit", "2", "--out", str(tmp_path / "run")])
-        == 1
-    )
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
+    command = ["eval", "--model", str(tmp_path), "--tasks", "scenes", "--limit", "2", "--out", str(tmp_path / "run")]
+    assert cli.run(command) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith(f"harness: {tmp_path.as_posix()}: can't be loaded: no model.safetensors")
+    assert said.startswith(f"harness: weights of {tmp_path.as_posix()}: no weights; looked for model.safetensors")
 
 
 def test_tasks_and_models_are_listed_for_people_and_machines(capsys: pytest.CaptureFixture[str]) -> None:

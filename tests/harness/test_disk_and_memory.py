@@ -143,6 +143,6 @@ def test_each_disk_has_its_own_room(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     caches = (Path("/dev/shm/hub"), cache_folder())
     if not caches[0].parent.is_dir() or caches[0].parent.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("needs two file systems")
-    assert not list(needs_of_room(SPEC, use, dict.fromkeys(caches, 15.0)))
-    assert len(list(needs_of_room(SPEC, use, dict.fromkeys(caches, 5.0)))) == 2
-    assert len(list(needs_of_room(SPEC, replace(use, convert=0), dict.fromkeys(caches, 5.0)))) == 1
+    assert not list(needs_of_room(SPEC.pretrained, use, dict.fromkeys(caches, 15.0)))
+    assert len(list(needs_of_room(SPEC.pretrained, use, dict.fromkeys(caches, 5.0)))) == 2
+    assert len(list(needs_of_room(SPEC.pretrained, replace(use, convert=0), dict.fromkeys(caches, 5.0)))) == 1

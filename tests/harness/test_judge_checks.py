@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from harness.cli.main import run
-from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.make_judge import NAME_ONE, OPEN_JUDGE, check_judge
 from harness.evaluation.score_models import ModelScorer
+from harness.models.fetch import fetch
 from harness.models.spec import find
 from harness.runs.scoring_queue import Scoring
 from harness.serving.settings import COMMANDS, ServerSettings
@@ -22,7 +22,7 @@ from trainers.vlfeedback.annotation import check_pictures
 from trainers.vlfeedback.instructions import Instruction
 
 pytestmark = pytest.mark.usefixtures("no_keys")
-REFUSED = f"harness: judge 'scenes': can't rate mmhal, mmvet; {NAME_ONE}\n"
+REFUSED = f"| judge 'scenes' | can't rate mmhal, mmvet | {NAME_ONE} |\n"
 
 
 class Anybody(ThreadedJudge):
@@ -57,10 +57,11 @@ def test_watch_and_scorers_refuse_it(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run(["watch", str(tmp_path), "--tasks", "mmhal,mmvet"]) == 2
     assert capsys.readouterr().err.endswith(REFUSED)
     tasks = [registry().task("mmhal")]
+    spec = fetch(find("scenes-base"))
     with pytest.raises(SettingError, match="can't rate mmhal"):
-        ModelScorer(tasks=tasks, judge=ExactJudge())
+        ModelScorer(tasks=tasks, judge=ExactJudge()).score(spec, "x")
     with pytest.raises(SettingError, match="can't rate mmhal"):
-        Scoring(board=Board(tmp_path / "board"), tasks=tasks, judge=ExactJudge(), state=tmp_path)
+        Scoring(board=Board(tmp_path / "board"), tasks=tasks, judge=ExactJudge(), state=tmp_path).score(spec, "x")
 
 
 @pytest.mark.parametrize("more", ((), ("--dry-run",)))
@@ -79,7 +80,7 @@ def test_it_rates_scenes_by_our_own_prompts_alone() -> None:
     check_judge(Anybody(), [*scenes, *others], official_prompts=True)
     check_judge(ExactJudge(), [registry().task("mme")], official_prompts=True)
     with pytest.raises(SettingError, match="reads our own prompts only; leave out --official-prompts"):
-        ModelScorer(tasks=scenes, judge=ExactJudge(), settings=EvalSettings(official_prompts=True))
+        check_judge(ExactJudge(), scenes, official_prompts=True)
 
 
 def test_pictures_that_are_no_scenes_are_told_before_they_are_asked_about(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from harness.cli.application import run
-from harness.evaluation import preflight
 from harness.evaluation.make_judge import NAME_ONE
+from harness.models.readiness import look_at_models
 from harness.models.spec import ModelSpec, find
 from leaderboards.board.board import Board
 from support import full_disk
@@ -72,7 +72,11 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def missing(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    return [line.removeprefix("harness: ") for line in capsys.readouterr().err.splitlines() if "harness: " in line]
+    """What is told on stderr: the first line, and a line for each row of the table after it."""
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("harness: ", "| "))]
+    first, *rows = [line.removeprefix("harness: ") for line in told]
+    cells = [row.strip("| ").split(" | ") for row in rows if row.startswith("| ")][2:]
+    return [first, *(f"{row[0]}: {row[1]}; {row[-1]}" for row in cells)]
 
 
 def test_all_that_is_missing_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,10 +126,13 @@ def test_room_for_the_weights_is_looked_at(hub: Files, monkeypatch: pytest.Monke
     hub.files["/api/models/someone/big?blobs=true"] = json.dumps(about).encode()
     hub.content_type = "application/json"
     monkeypatch.setattr(full_disk, "_measure_free", lambda place: 4e9)
-    (need,) = preflight.needs_of_models([spec])
+    (need,) = look_at_models([spec]).room()
     assert str(need).startswith("room on the disk of HF_HOME: someone/big takes 5.0 GB, and 4.0 GB are free there; ")
     monkeypatch.setattr(full_disk, "_measure_free", lambda place: 6e9)
-    assert preflight.needs_of_models([spec, find("scenes-base")]) == []
+    found = look_at_models([spec, find("scenes-base")])
+    assert not found.needs
+    assert not list(found.room())
+    assert found.disk.download == 5 * 10**9 + 100
 
 
 def test_train_then_eval_takes_data_as_eval_does(pope: Path, pairs: Path, tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def test_questions_calls_hours_and_dollars_are_told() -> None:
         ({"seconds": None}, "in all: hours not measured yet, $6.00"),
         ({"dollars": None}, "dollars not known (--judge-price IN,OUT tells them)"),
         ({"dollars": None, "counted": False}, "at least 96 judge calls"),
-        ({"dollars": None, "counted": False}, "dollars not known (its data are not read yet)"),
+        ({"calls": None, "dollars": None, "counted": False}, "dollars not known (its data are not read yet)"),
+        ({"counted": False}, "$6.00 for the judge, at list prices (its data are not here yet: 800 tokens a question"),
         (
             {"calls": 0, "dollars": 0.0},
             "no judge calls; in all: 2.1 hours (measured on the base), no money",
@@ -119,7 +120,8 @@ def test_a_judge_behind_a_server_is_counted_and_priced_without_being_asked(
     found = cost_of_scoring(tasks, judge, EvalSettings(limit=10), rate)
     own, far = found.tasks["scenes_mmhal"], found.tasks["mmhal"]
     assert (own.questions, own.seconds, own.calls, own.counted) == (10, 20.0, 10, True)
-    assert (far.questions, far.seconds, far.calls, far.counted, far.dollars) == (10, 10.0, 10, False, None)
+    assert (far.questions, far.seconds, far.calls, far.counted) == (10, 10.0, 10, False)
+    assert far.dollars == pytest.approx((10 * 800 * 2.5 + 10 * 150 * 10) / 1e6)  # 800 tokens and 150 of a reply
 
 
 def recipe_of(**given: Any) -> PreferenceRecipe:

@@ -119,7 +119,7 @@ def test_the_authors_example_runs_unchanged(data: Path, tmp_path: Path, capsys: 
         ("train --config none.yaml", "none.yaml: No such file"),
         ("train silkei", "did you mean 'silkie'?"),
         ("train silkie --seed -1", "Input should be greater than or equal to 0"),
-        ("train silkie --out /dev/null", "--out '/dev/null' is a file; give a folder"),
+        ("train scenes-base --out /dev/null", "--out '/dev/null' is a file; give a folder"),
         ("train-then-eval scenes-demo --out /dev/null", "--out '/dev/null' is a file; give a folder"),
         ("train scenes-demo", "harness train-then-eval scenes-demo"),
         ("train scenes-base --data x", "--data, --images and --limit are for recipes that have a [dataset]"),
@@ -218,7 +218,7 @@ def test_a_folder_belongs_to_one_recipe_and_its_data(
 
 def test_a_dry_run_says_what_would_be_trained_and_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    assert cli.run(["train", "silkie", "--gpus", "16", "--slurm", "partition=gpu", "--out", str(out), "--dry-run"]) == 0
+    assert cli.run(["train", "silkie", "--gpus", "16", "--slurm", "partition=gpu", "--out", str(out), "--dry-run"]) == 2
     said = capsys.readouterr().out
     assert "batches of 256 (16 processes x 2 pairs x 8 accumulated)" in said
     assert "#SBATCH --partition=gpu" in said

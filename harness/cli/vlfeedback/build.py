@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.options import JUDGE, Json, JudgeOptions, MaxFailed, Seed, say
+from harness.cli.missing import tell_forecast
+from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, MaxFailed, Seed, say
+from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import OptionGroup, check_at_least, with_settings
 from harness.cli.shown import show
 from harness.datasets.build import PoolSettings, data_of
-from support.errors import LOSSY, OK, UsageError
+from support.errors import LOSSY, OK, Need, exit_code_of
 
 if TYPE_CHECKING:
+    from harness.evaluation.preflight import Readiness
+    from tasks.judges.protocol import Judge
     from trainers.config.data import Data
 
 log = logging.getLogger(__name__)
@@ -63,11 +67,12 @@ def build_command(
         "runs/vlfeedback"
     ),
     plan: Annotated[
-        bool, typer.Option("--plan", help="Print rows, memory and time of each model of the pool, and do nothing.")
+        bool,
+        typer.Option(
+            "--plan", help="Print rows, memory, time and cost of each model of the pool and of the judge; do nothing."
+        ),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --slurm: print the jobs, and submit nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     push: Annotated[str | None, typer.Option(help="OWNER/NAME: upload the finished dataset, private.")] = None,
     embed_images: Annotated[bool, typer.Option(help="Put the images into the dataset's tables.")] = True,
     max_failed: MaxFailed = 0.05,
@@ -89,18 +94,17 @@ def build_command(
     from tasks.judges.reasons import reasons_in_words
 
     data = dataset.resolve(judge.name)
-    if plan:
-        from harness.datasets.pool import plan_pool
-
-        found = plan_pool(data, seed or 0, data.instructions, out if out.is_dir() else None)
-        show(found.to_markdown(), json=json.dumps(found.to_json()) if as_json else None)
-        return OK
-    if dry_run:
-        return _print_jobs(data, out, work)
     judge = replace(judge, name=data.judge)
     judge.check(context)
+    needs = needs_of_output("--out", out)
+    rater = judge.make(asked=False, lacking=needs)
+    if plan or dry_run:
+        return _tell_plan(data, seed or 0, out, rater, (work, None if plan else needs), as_json)
     with Stages():
-        made = build(out, data, seed or 0, judge.make(), replace(work, ledger=judge.ledger))
+        _look(data, out, rater, work, needs).require()
+    rater = judge.ready(rater)
+    with Stages():
+        made = build(out, data, seed or 0, rater, replace(work, ledger=judge.ledger))
         published = publish(out, data, made, embed_images=embed_images)
     if push is not None:
         from trainers.data.dataset_card import push as upload
@@ -115,17 +119,58 @@ def build_command(
     return OK
 
 
-def _print_jobs(data: "Data", out: Path, work: PoolSettings) -> int:
-    if work.slurm is None:
-        raise UsageError("--dry-run shows the jobs of --slurm; what a build will take is shown by --plan")
+def _look(data: "Data", out: Path, rater: "Judge", work: PoolSettings, needs: list[Need]) -> "Readiness":
+    """What is missing, with what `needs` holds already."""
+    from harness.datasets.readiness import look_at_building
+    from harness.evaluation.eval_settings import EvalSettings
+    from harness.evaluation.preflight import look_at_run
+    from harness.serving.settings import ServerSettings
+
+    served = work.local_servers or work.slurm is not None
+    models, lacking = look_at_building(data, rater, out, served)
+    server = ServerSettings(command=work.server, flags=work.server_set) if work.local_servers else None
+    return look_at_run((), rater, EvalSettings(), models=models, more=[*needs, *lacking], server=server)
+
+
+def _tell_plan(
+    data: "Data",
+    seed: int,
+    out: Path,
+    rater: "Judge",
+    how: "tuple[PoolSettings, list[Need] | None]",
+    as_json: bool,
+) -> int:
+    """Print what --plan says; with a list of what is missing so far, what --dry-run says, which looks for the rest."""
+    from harness.datasets.pool import plan_pool
+    from harness.datasets.readiness import plan_ratings_of
+    from harness.evaluation.preflight import Readiness
+    from harness.models.readiness import NOTHING
+    from harness.runs.forecast import Forecast, with_building
+    from tasks.judges.openai import OpenAIJudge
+
+    work, needs = how
+    ready = Readiness(needs=(), disk=NOTHING) if needs is None else _look(data, out, rater, work, needs)
+    found = plan_pool(data, seed, data.instructions, out if out.is_dir() else None)
+    ratings = plan_ratings_of(rater, data, out) if isinstance(rater, OpenAIJudge) else None
+    title = f"build preference data from {', '.join(source.name for source in data.sources) or data.source}"
+    empty = Forecast(title=title, steps=[], ready=ready, out=out, seconds=0.0)
+    forecast = with_building(empty, found, ratings)
+    if as_json:
+        print(json.dumps(forecast.to_json() | found.to_json()))
+        return exit_code_of(forecast.blocking)
+    jobs = "" if work.slurm is None or needs is None else _describe_jobs(data, out, work)
+    return tell_forecast(forecast, as_json, "\n".join(filter(None, [found.to_markdown(), jobs])))
+
+
+def _describe_jobs(data: "Data", out: Path, work: PoolSettings) -> str:
+    """The jobs of --slurm."""
     from harness.serving.pool_servers import plan_of, servers_of
     from harness.serving.settings import ServerSettings
     from trainers.cluster.slurm import resources
 
     settings = ServerSettings(command=work.server, flags=work.server_set)
     servers = servers_of(data.pool, settings, remote_code=work.trust_remote_code)
-    print(plan_of(servers, out / "servers", resources(work.slurm)))
-    return OK
+    return plan_of(servers, out / "servers", resources(work.slurm or []))
 
 
 def push_command(

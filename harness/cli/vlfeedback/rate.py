@@ -7,8 +7,9 @@ from typing import Annotated, Final
 
 import typer
 
-from harness.cli.judging import print_judge_plans
+from harness.cli.missing import tell_forecast
 from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, Seed, say
+from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import with_settings
 from harness.cli.shown import show
 from harness.cli.vlfeedback.options import Images, read_data
@@ -47,6 +48,9 @@ def annotate_command(
     All answers, or a part of them once more; continues where it stopped.
     """
     from harness.datasets.rate import plan_ratings, protocol_of, rate_folder, rate_rows
+    from harness.evaluation.eval_settings import EvalSettings
+    from harness.evaluation.preflight import look_at_run
+    from harness.runs.forecast import forecast_of_judging
     from support.stages import Stages
     from tasks.judges.openai import OpenAIJudge
     from tasks.judges.reasons import reasons_in_words
@@ -57,10 +61,15 @@ def annotate_command(
     is_run = (data / "instructions.jsonl").exists() or (data.is_dir() and not holds_rows(data))
     if not is_run and out is None:
         raise UsageError(f"{data} holds rated answers: name the folder of the new ratings by --out")
-    rater, rows = judge.make(), partial(read_data, data, images)
+    needs = [] if out is None else needs_of_output("--out", out)
+    rater, rows = judge.make(asked=False, lacking=needs), partial(read_data, data, images)
+    ready = look_at_run((), rater, EvalSettings(), more=needs)
     if dry_run:
         plans = [plan_ratings(rater, protocol, data if is_run else rows)] if isinstance(rater, OpenAIJudge) else []
-        return print_judge_plans(plans, as_json=as_json)
+        title = f"rate the answers in {data} by {rater.model}"
+        return tell_forecast(forecast_of_judging(title, (), plans, ready, out=out), as_json)
+    ready.require()
+    rater = judge.ready(rater)
     with Stages():
         rated = rate_folder(data, rater, protocol) if is_run else rate_rows(rows, rater, protocol, out or data)
     show(rated.to_markdown(), json=json.dumps(rated.to_json()) if as_json else None)
