@@ -88,13 +88,11 @@ def bench_command(
 
     if read is not None:
         return _end([_read_kept(read)], max_failed, as_json)
-    benches = [bench_of(name) for name in split_names(bench or [SCENES])]
-    check_data(data.paths, benches)
+    check_data(data.paths, benches := [bench_of(name) for name in split_names(bench or [SCENES])])
     asked = replace(judge, name=judge_name)
     _check_options(context, asked, model, benches, samples, official_prompts)
     needs = needs_of_output("--out", out)
-    read_by = {one.name: collect(needs, partial(one.read, data.paths, data.partial)) for one in benches}
-    pairs = [(one, _draw(one, own, limit, seed or 0)) for one in benches if (own := read_by[one.name]) is not None]
+    pairs = _read_pairs(benches, data, limit, seed or 0, needs)
     facts = _facts_of_limit(limit, seed or 0)
     words = {"samples": samples, "seed": seed or 0, "official_prompts": official_prompts}
     specs = None if model is None else _find_models(model, reference)
@@ -125,6 +123,14 @@ def _draw(bench: "PairBench", pairs: "list[Pair]", limit: int | None, seed: int)
         return pairs
     places = draw_evenly([(pair.category,) for pair in pairs], ids, ids, limit, f"{bench.name}/{seed}")
     return [pairs[place] for place in places]
+
+
+def _read_pairs(
+    benches: "Sequence[PairBench]", data: DataOptions, limit: int | None, seed: int, lacking: list[Need]
+) -> "list[tuple[PairBench, Sequence[Pair]]]":
+    """The pairs to be judged; `lacking` gets the benches whose data can't be read."""
+    read = {one.name: collect(lacking, partial(one.read, data.paths, data.partial)) for one in benches}
+    return [(one, _draw(one, own, limit, seed)) for one in benches if (own := read[one.name]) is not None]
 
 
 def _read_kept(file: Path) -> "Result":

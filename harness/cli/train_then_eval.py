@@ -137,15 +137,18 @@ def train_then_eval_command(
 
     rater = judge.ready(rater)
     with Stages():
-        more: dict[str, Any] = {"early_stop": training.early_stop, "remote_code": training.trust_remote_code}
-        more |= {"settings": settings, "layout": layout if layout is not None and layout.needs_launch else None}
-        if server is not None:
-            more["server"] = ServerHost(settings=server, folder=folder / "servers", ledger=judge.ledger)
-        outcome = train_then_eval(found, folder, rater, **more)
+        host = None if server is None else ServerHost(settings=server, folder=folder / "servers", ledger=judge.ledger)
+        more = _options_of_run(training, layout) | ({} if host is None else {"server": host})
+        outcome = train_then_eval(found, folder, rater, settings=settings, **more)
         text = write_report(outcome)
     show(text, json=to_json(outcome) if as_json else None)
     log.info(f"report: {folder / 'report.md'}")
     return _exit_code_of(outcome, training, max_failed)
+
+
+def _options_of_run(training: TrainingOptions, layout: "Layout | None") -> dict[str, Any]:
+    processes = layout if layout is not None and layout.needs_launch else None
+    return {"early_stop": training.early_stop, "remote_code": training.trust_remote_code, "layout": processes}
 
 
 def _find_recipe(

@@ -19,7 +19,7 @@ HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
         (["evall"], "No such command 'evall'. Did you mean"),
         (["eval", "--modl", "x"], "--modl"),
         (["eval"], "Missing option '--model'"),
-        (["eval", "--model", "scenes-bas"], "did you mean 'scenes-base'?"),
+        (["eval", "--model", "scenes-bas", "--tasks", "scenes"], "did you mean 'scenes-base'?"),
         (["eval", "--model", "scenes-base", "--tasks", "scene"], "did you mean 'scenes'?"),
         (
             ["eval", "--model", "scenes-base", "--tasks", "scenes", "--judge", "gpt"],
