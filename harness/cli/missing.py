@@ -4,12 +4,12 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from harness.cli.judging import print_judge_plans
 from harness.cli.options import say
-from support.errors import OK, InputError, Need, ServerError, exit_code_of, one_line
+from support.errors import OK, USAGE, BenchmarkDataError, InputError, Need, ServerError, exit_code_of, one_line
 from support.markdown import line
 
 if TYPE_CHECKING:
@@ -40,11 +40,13 @@ def tell_missing(needs: Sequence[Need], code: int, as_json: bool = False) -> int
 
 
 def collect(needs: list[Need], make: Callable[[], T]) -> T | None:
-    """What `make` gives; where it raises an error of the user's, or of a server, `needs` gets that."""
+    """What `make` gives; where it raises an error of the user's, of data or of a server, `needs` gets that."""
     try:
         return make()
     except (InputError, ServerError) as error:
         needs.append(Need.of(error))
+    except BenchmarkDataError as error:  # as of a task whose data are missing
+        needs.append(replace(Need.of(error), code=USAGE))
     return None
 
 

@@ -129,7 +129,7 @@ def _find_models(folder: Path, named: Mapping[str, str | None], lacking: list[Ne
     return models
 
 
-def _make_scoring(folder: Path, out: Path, settings: WatchSettings, **asked: Any) -> "Scoring":
+def _make_scoring(folder: Path, out: Path, how: WatchSettings, **asked: Any) -> "Scoring":
     """How the checkpoints are scored."""
     from harness.runs.scoring_queue import Scoring
     from leaderboards.board.board import Board
@@ -138,8 +138,8 @@ def _make_scoring(folder: Path, out: Path, settings: WatchSettings, **asked: Any
         board=Board(out / "board"),
         state=out / "watch",
         adapters=lambda: _find_adapters(folder),
-        remote_code=settings.trust_remote_code,
-        adapters_base=settings.model_base,
+        remote_code=how.trust_remote_code,
+        adapters_base=how.model_base,
         **asked,
     )
 
