@@ -24,7 +24,7 @@ def test_two_processes_killed_and_called_again_end_on_the_board_of_one(spoilt: A
     )
     recipe = tmp_path / "two.toml"
     recipe.write_text(text.replace("control = true", ""))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
 
     def command(name: str, *more: str) -> list[str]:
         return [*HARNESS, "train-then-eval", str(recipe), "--out", str(tmp_path / name), "--limit", "16", *more]

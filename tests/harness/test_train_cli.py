@@ -235,7 +235,7 @@ def test_two_processes_end_with_the_weights_of_one(
     assert cli.run(["train", str(recipe), "--out", str(tmp_path / "one"), "--limit", "15", "--json"]) == 0
     alone = Path(printed(capsys)["checkpoints"][-1])
     harness = Path(sys.executable).with_name("harness")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
     command = f"{harness} train {recipe} --out {tmp_path / 'two'} --limit 15 --gpus 2 --json".split()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
