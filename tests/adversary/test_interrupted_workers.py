@@ -99,9 +99,7 @@ def trains(folder: Path, said: str) -> bool:
 
 
 @pytest.mark.slow
-def test_training_in_two_processes_is_interrupted_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_in_two_processes_is_interrupted_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     (tmp_path / "images").mkdir()
     write_pairs(captions(tmp_path / "images", 12, "two-processes"), tmp_path / "pairs.jsonl")
