@@ -154,7 +154,9 @@ def test_a_checkpoint_is_measured_against_its_base_and_what_was_read_is_kept(
     assert first["pairs"] == 12
     assert first["ties"] == 0
 
-    pairs = read_scenes({})[:12]
+    (kept,) = tmp_path.glob("scenes-*.json")
+    drawn = {pair["id"] for pair in json.loads(kept.read_text(encoding="utf-8"))["compared"]}
+    pairs = [pair for pair in read_scenes({}) if pair.id in drawn]
     policy, reference = (sums(find(str(folder)), pairs, tmp_path / "log_probs") for folder in (adapter, random_model))
     right = [p["chosen"] - r["chosen"] > p["rejected"] - r["rejected"] for p, r in zip(policy, reference, strict=True)]
     assert first["accuracy"][0]["value"] == pytest.approx(100 * sum(right) / 12)
