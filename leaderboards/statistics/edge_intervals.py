@@ -73,7 +73,8 @@ def score_interval(
     answers = _effective_answers(
         share, changes, images, _unit(counts, slopes, images) / width, (judge[0] / width, judge[1])
     )
-    return low + width * (1 - _upper(1 - share, answers)), low + width * _upper(share, answers)
+    least, most = _binomial_ends(share, answers)
+    return low + width * least, low + width * most
 
 
 def difference_interval(
@@ -304,8 +305,22 @@ def _normal(alpha: float) -> float:
     return -NormalDist().inv_cdf(alpha / 2)
 
 
-def _upper(share: float, answers: float) -> float:
-    """Upper end of the binomial interval of a share of so many answers; neither need be whole."""
+def _binomial_ends(share: float, answers: float) -> tuple[float, float]:
+    """The binomial interval of a share of so many answers; neither need be whole.
+
+    Of a truth so near a bound that even a share of exactly that bound has it in its interval, the interval can fail
+    on one side only: this side may then fail in all 5% (as in Blyth and Still 1983), which shortens the nearer end.
+    """
+    low, high = 1 - _upper(1 - share, answers), _upper(share, answers)
+    near = _upper(0.0, answers)  # the upper end at a share of 0
+    return (
+        max(low, min(1 - _upper(1 - share, answers, ALPHA), near)),
+        min(high, max(_upper(share, answers, ALPHA), 1 - near)),
+    )
+
+
+def _upper(share: float, answers: float, allowed: float = ALPHA / 2) -> float:
+    """Upper end of the binomial interval, which a truth beyond it has with the chance `allowed` at most."""
     right, wrong = share * answers, (1 - share) * answers
     if wrong <= 1e-9:
         return 1.0
@@ -313,7 +328,7 @@ def _upper(share: float, answers: float) -> float:
     def tail_beyond(chance: float) -> float:
         """How much likelier than it may be is as little as was seen: 0 at the interval's end."""
         exactly = binomial_chance(right, wrong, chance)
-        return 1 - incomplete_beta(right + 1, wrong, chance) - (1 - _OWN) * exactly - ALPHA / 2
+        return 1 - incomplete_beta(right + 1, wrong, chance) - (1 - _OWN) * exactly - allowed
 
     return find_root(tail_beyond, share, 1.0)
 

@@ -1,12 +1,14 @@
 """The p-value of a paired difference, of swaps of two models' answers image by image; see `verdict.PairedTest.p`.
 
 Two equal models may swap their answers about any image, so a difference is compared with those after 10,000 such swaps
-(`resampling.swapped`). Two things make the test neither too careful nor too bold:
+(`resampling.swapped`). Three things make the test neither too careful nor too bold:
 
 - Swaps that equal the difference count half: the mid-p (Lancaster 1961; Fagerland, Lydersen and Laake 2013).
 - Each difference is taken relative to its standard error within categories: a studentised permutation test (Janssen
   1997; Chung and Romano 2013). Else two models of which one is better in some categories and the other in the rest
   would be compared with swaps that vary more than they do.
+- After swaps both models are halfway between the two. A metric that has other slopes there lets a difference vary more
+  than swaps do; it counts as smaller by as much (`verdict`).
 """
 
 import math

@@ -261,7 +261,7 @@ class _SpreadOfSwaps:
 
     def __init__(self, pairs: Sequence[tuple[CountsMetric, Array, Array]], parts: NDArray[np.int64]) -> None:
         order = np.argsort(parts, kind="stable")
-        changes = np.stack([_changes_by_swaps(*pair) for pair in pairs], axis=1)[order]
+        changes = np.stack([changes_by_swaps(*pair) for pair in pairs], axis=1)[order]
         own = [changes[parts[order] == part] for part in np.unique(parts)]
         ends = np.cumsum([len(changes) for changes in own])
         self._own = [(slice(end - len(changes), end), changes) for end, changes in zip(ends, own, strict=True)]
@@ -280,7 +280,7 @@ class _SpreadOfSwaps:
         return np.asarray(np.maximum(self.whole - taken + self._shared * total**2, 0.0))
 
 
-def _changes_by_swaps(metric: CountsMetric, base: Array, other: Array) -> Array:
+def changes_by_swaps(metric: CountsMetric, base: Array, other: Array) -> Array:
     """What each image adds to the difference [images], by the metric's slope between both models; rounded, so that
     sums have no rounding and depend on no other pair."""
     shift, middle = other - base, (base.sum(axis=0) + other.sum(axis=0)) / 2

@@ -24,7 +24,13 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from leaderboards.statistics.edge_intervals import Ends, difference_interval, score_interval
+from leaderboards.statistics.edge_intervals import (
+    Ends,
+    centred,
+    difference_interval,
+    influences,
+    score_interval,
+)
 from leaderboards.statistics.guard_test import GuardTest, is_beyond
 from leaderboards.statistics.mcnemar import mcnemar_p
 from leaderboards.statistics.permutation import TIE, permutation_p
@@ -36,6 +42,7 @@ from leaderboards.statistics.resampling import (
     Swaps,
     bootstrap,
     bootstrap_each,
+    changes_by_swaps,
     common,
     percentiles,
     swapped,
@@ -46,6 +53,8 @@ from support.errors import RecordsError
 
 Outcome = Literal["better", "worse", "not separable", "not better"]
 """Not better: the metric is better, and one of its guards is worse."""
+
+_NOTABLE = 1.02  # of a variance
 
 _K = TypeVar("_K")
 
@@ -381,16 +390,27 @@ def _p_value(one: Matched, swaps: Swaps, pair: int, noise: Array, scores: Sequen
     base, other = _mean_counts(one.base), _mean_counts(one.other)
     first, second = (float(value_of(one.metric, side.sum(axis=0))) for side in (base, other))
     judge = _judge_error(scores)
+    scales, own = swaps.scale(pair, judge[0])
     return permutation_p(
         second - first,
         swaps.differences[:, pair],
-        scale=swaps.scale(pair, judge[0]),
+        scale=(scales, own / _stretch(one.metric, base, other, one.parts)),
         noise=noise,
         judge=judge,
         error=error,
         apart=int((base != other).any(axis=1).sum()),
         tie=TIE * max(abs(first), abs(second)),
     )
+
+
+def _stretch(metric: CountsMetric, base: Array, other: Array, parts: NDArray[np.int64]) -> float:
+    """How many times as much a difference varies as after swaps, which give both models the same slopes of the metric;
+    at least 1, and 1 for less than a hundredth: swaps that equal the difference then still do."""
+    seen, after = (
+        float((centred(changes, parts) ** 2).sum())
+        for changes in (influences(metric, other) - influences(metric, base), changes_by_swaps(metric, base, other))
+    )
+    return math.sqrt(seen / after) if seen > _NOTABLE * after > 0 else 1.0
 
 
 def _judge_error(scores: Sequence[Array]) -> tuple[float, float]:

@@ -1,9 +1,5 @@
-"""Simulated benchmarks near the ends of their scales, for `test_edge_intervals.py` and docs/statistics.csv.
+"""Simulated benchmarks, also near the ends of their scales, for `test_coverage.py` and docs/statistics.csv."""
 
-PYTHONPATH=. python -m tests.leaderboards.edge_cells [RUNS] > cells.csv      # an hour on one core
-"""
-
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -12,14 +8,18 @@ from zlib import crc32
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
-from leaderboards.statistics.edge_intervals import difference_interval, score_interval
+from leaderboards.statistics.edge_intervals import Ends, difference_interval, score_interval
 from leaderboards.statistics.resampling import Array, CountsMetric, value_of
 from tasks.benchmarks import mme, yes_no
 from tasks.metric import mean_of, ratio_of
 
 RATES = (0.005, 0.02, 0.1, 0.5, 0.9, 0.98, 0.995)
-IMAGES = (20, 40, 100, 400)
+IMAGES = (20, 40, 100, 400, 3000)
+MANY = 3000  # images, of which only some rates are simulated
+CATEGORIES = 10
+MOOD = 0.15  # of a judge, in points: what all ratings of one of its repeats share
 
 FLIPS: tuple[tuple[float, float, float], ...] = (  # rate of right answers, gain, loss
     *((0.5, 0.0, 0.0), (0.5, 0.01, 0.01), (0.5, 0.1, 0.05), (0.5, 0.3, 0.3), (0.9, 0.02, 0.005), (0.9, 0.5, 0.01)),
@@ -88,17 +88,55 @@ def ratings(least: int, most: int) -> Callable[[Array, Generator], Array]:
     return counts
 
 
+def pairs_by_category(right: Array, rng: Generator) -> Array:
+    """MME's, of ten categories in turn."""
+    own, rows = pairs(right, rng), np.arange(len(right))
+    counts = np.zeros((len(right), CATEGORIES, own.shape[1]))
+    counts[rows, rows % CATEGORIES] = own
+    return counts.reshape(len(right), -1)
+
+
+def groups(figures: int, *, of_figures: bool) -> Callable[[Array, Generator], Array]:
+    """HallusionBench's, of a set of figures about which the same questions are asked: all right about a figure (fAcc),
+    or a question right about all figures (qAcc)."""
+
+    def counts(right: Array, rng: Generator) -> Array:
+        found = right.reshape(len(right), figures, -1).all(axis=2 if of_figures else 1)
+        return rates(found.astype(np.float64), rng)
+
+    return counts
+
+
 METRICS: dict[str, tuple[Callable[[Array, Generator], Array], CountsMetric]] = {
     "rate": (rates, mean_of("x", scale=100)),
     "f1": (yes_and_no, yes_no.f1),
     "precision": (yes_and_no, yes_no.precision),
     "recall": (yes_and_no, yes_no.recall),
     "mme": (pairs, mme.total(("one",))),
+    "mme, 10 categories": (pairs_by_category, mme.total(tuple(map(str, range(CATEGORIES))))),
+    "fAcc": (groups(3, of_figures=True), mean_of("x", scale=100)),
+    "qAcc": (groups(3, of_figures=False), mean_of("x", scale=100)),
     "chair": (captions, ratio_of("x", "y", scale=100)),
     "all right": (lambda right, rng: rates(right.all(axis=1, keepdims=True).astype(float), rng), mean_of("x", 100)),
     "ratings 0-6": (ratings(0, 6), mean_of("x", bounds=(0, 6))),
     "ratings 1-5": (ratings(1, 5), mean_of("x", bounds=(1, 5))),
+    "ratings 0-6, 3 repeats": (ratings(0, 6), mean_of("x", bounds=(0, 6))),
 }
+
+
+def parts_of(kind: str, images: int) -> NDArray[np.int64]:
+    """The category of each image."""
+    return np.arange(images) % CATEGORIES if kind == "mme, 10 categories" else np.zeros(images, dtype=np.int64)
+
+
+def interval_of(kind: str, counts: Array, rng: Generator) -> Ends:
+    """The interval of a score; of repeats, each with a mood of the judge."""
+    metric, parts = METRICS[kind][1], parts_of(kind, len(counts))
+    if "repeats" not in kind:
+        return score_interval(metric, [counts], parts)
+    repeats = [np.add(counts, [MOOD * mood, 0.0]) for mood in rng.normal(size=3)]
+    error = float(np.std([value_of(metric, own.sum(axis=0)) for own in repeats], ddof=1)) / 3**0.5
+    return score_interval(metric, repeats, parts, judge=(error, 2.0))
 
 
 @cache
@@ -114,20 +152,19 @@ def covered(cell: Cell, runs: int) -> tuple[float, float]:
     """The share of intervals that hold the truth, and their mean width in the metric's unit; each cell has its seed."""
     rng, widths, hits = np.random.default_rng(crc32(repr(cell).encode())), [], 0
     make, metric = METRICS[cell.kind]
-    parts, shape = np.zeros(cell.images, dtype=np.int64), (cell.images, cell.questions)
+    parts, shape = parts_of(cell.kind, cell.images), (cell.images, cell.questions)
     for _ in range(runs):
         right = drawn(rng, cell.rate, cell.rho, shape)
         counts = make(right, rng)
         if cell.gain is None:
-            low, high = score_interval(metric, [counts], parts)
+            low, high = interval_of(cell.kind, counts, rng)
             known = truth(cell.kind, cell.questions, cell.rho, cell.rate)
         else:
             up, down = (drawn(rng, share, cell.rho, shape) for share in (cell.gain, cell.loss))
             other = make(np.where(right > 0, 1 - down, up), rng)
             known = 100 * ((1 - cell.rate) * cell.gain - cell.rate * cell.loss)
             apart = float(value_of(metric, other.sum(axis=0)) - value_of(metric, counts.sum(axis=0)))
-            ends = difference_interval(metric, [counts], [other], parts, difference=apart, p=None)
-            low, high = ends
+            low, high = difference_interval(metric, [counts], [other], parts, difference=apart, p=None)
         if low is None or high is None:
             continue
         widths.append(high - low)
@@ -135,33 +172,20 @@ def covered(cell: Cell, runs: int) -> tuple[float, float]:
     return hits / len(widths), float(np.mean(widths))
 
 
-QUESTIONS = {"rate": (1, 6), "f1": (1, 6), "mme": (2,), "all right": (4,), "ratings 0-6": (1,), "ratings 1-5": (1,)}
+ONCE = ("rate", "ratings 0-6", "ratings 1-5", "ratings 0-6, 3 repeats")  # kinds with one question an image
+SLOW = ("mme, 10 categories",)
+QUESTIONS = {"f1": (1, 6), "mme": (2,), "mme, 10 categories": (2,), "all right": (4,)} | dict.fromkeys(ONCE, (1,))
+QUESTIONS["rate"] = (1, 6)
 
 
 def grid() -> Iterator[Cell]:
-    """All cells of docs/statistics.csv."""
+    """All cells of scores, and of differences of rates by how many answers flip."""
     for kind in METRICS:
         for questions in QUESTIONS.get(kind, (6,)):
-            for rho, rate, images in product((0.0, 0.3, 0.8) if questions > 1 else (0.0,), RATES, IMAGES):
-                yield Cell(kind=kind, images=images, questions=questions, rho=rho, rate=rate)
+            for rho, rate, images in product((0.0, 0.8) if questions > 1 else (0.0,), RATES, IMAGES):
+                many = images == MANY and (rate not in (0.005, 0.5, 0.98) or kind in SLOW)
+                if not many and (kind not in SLOW or images in (100, 400)):
+                    yield Cell(kind=kind, images=images, questions=questions, rho=rho, rate=rate)
     for questions, (rate, gain, loss) in product((1, 6), FLIPS):
-        for rho, images in product((0.0, 0.3, 0.8) if questions > 1 else (0.0,), IMAGES):
+        for rho, images in product((0.0, 0.8) if questions > 1 else (0.0,), IMAGES[:-1]):
             yield Cell(kind="rate", images=images, questions=questions, rho=rho, rate=rate, gain=gain, loss=loss)
-
-
-def line(cell: Cell, runs: int) -> str:
-    """The cell's line of docs/statistics.csv."""
-    share, width = covered(cell, runs)
-    flips = ("", "") if cell.gain is None else (cell.gain, cell.loss)
-    row = (cell.kind, cell.images, cell.questions, cell.rho, cell.rate, *flips, runs, f"{share:.4f}", f"{width:.4g}")
-    return ",".join(map(str, row))
-
-
-def main(runs: int) -> None:
-    print("kind,images,questions,rho,rate,gain,loss,runs,coverage,width")
-    for cell in grid():
-        print(line(cell, runs), flush=True)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)

@@ -5,6 +5,7 @@ Every simulation draws a benchmark anew: how hard its images are, and then what 
 as the official metric would take them, many images at once; the official function makes them a score.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from leaderboards.statistics.resampling import Array, Record
 from leaderboards.statistics.verdict import Pair, compare, compare_repeats, interval, panel
 from tasks.benchmarks import mme, mmhal, pope
 from tasks.metric import mean_of
+from tests.leaderboards.edge_cells import Cell, covered, grid
+from tests.leaderboards.pair_cells import PairCell, pair_grid, simulate
 
 SIMULATIONS, RESAMPLES = 1000, 600
 
@@ -145,6 +148,74 @@ BENCHMARKS = {
     "MMHal": (mmhal_benchmark, 0.5),
     "MMHal, two questions an image": (lambda: mmhal_benchmark(2), 0.5),
 }
+
+
+RUNS = 400
+FAST = (
+    Cell(kind="rate", images=20, questions=1, rho=0, rate=0.98),
+    Cell(kind="rate", images=150, questions=1, rho=0, rate=0.98),
+    Cell(kind="rate", images=40, questions=6, rho=0.8, rate=0.9),
+    Cell(kind="rate", images=100, questions=6, rho=0.3, rate=0.5),
+    Cell(kind="f1", images=100, questions=6, rho=0.3, rate=0.98),
+    Cell(kind="mme", images=20, questions=2, rho=0.8, rate=0.9),
+    Cell(kind="chair", images=100, questions=6, rho=0.3, rate=0.02),
+    Cell(kind="ratings 0-6", images=40, questions=1, rho=0, rate=0.9),
+    Cell(kind="ratings 1-5", images=100, questions=1, rho=0, rate=0.1),
+    Cell(kind="rate", images=200, questions=1, rho=0, rate=0.9, gain=0.5, loss=0.01),
+    Cell(kind="rate", images=100, questions=6, rho=0.3, rate=0.5, gain=0.3, loss=0.3),
+)
+FAST_PAIRS = (
+    PairCell(kind="rate", images=100, questions=1, rho=0, rate=0.9, anew=0.5),
+    PairCell(kind="rate", images=100, questions=6, rho=0.8, rate=0.5, anew=0.5),
+    PairCell(kind="mme", images=100, questions=2, rho=0.3, rate=0.5, anew=0.5),
+    PairCell(kind="chair", images=100, questions=6, rho=0.3, rate=0.1, anew=0.5),
+)
+
+
+def chance_of(share: float, runs: int) -> float:
+    """How far a share of runs may be from what it should be: once in a thousand times it is further."""
+    return 3.1 * math.sqrt(share * (1 - share) / runs)
+
+
+def too_few(share: float, runs: int) -> bool:
+    """Coverage below 93% by more than chance."""
+    return share < 0.93 - chance_of(0.93, runs)
+
+
+def faults(cell: PairCell, runs: int) -> list[str]:
+    """What is wrong with verdicts by more than chance: false alarms that are no 3 to 5.5%, if 3% can be had; coverage;
+    power more than 2 points below the best published test that has no more false alarms itself."""
+    found, said = simulate(cell, runs), []
+    if found.false_alarms > 0.055 + chance_of(0.055, runs):
+        said.append("too many false alarms")
+    if found.false_alarms < 0.03 - chance_of(0.03, runs) and found.attainable >= 0.045:
+        said.append("too few false alarms")
+    if too_few(found.coverage, runs):
+        said.append("coverage")
+    best = max((power for alarms, power in found.published.values() if alarms <= 0.055), default=0.0)
+    if found.power < best - 0.02 - chance_of(0.02, runs):  # on the same draws: few are found by one test alone
+        said.append("power")
+    return said
+
+
+@pytest.mark.parametrize("cell", FAST, ids=str)
+def test_the_truth_is_in_the_interval_as_often_as_it_says(cell: Cell) -> None:
+    assert not too_few(covered(cell, RUNS)[0], RUNS)
+
+
+@pytest.mark.parametrize("cell", FAST_PAIRS, ids=str)
+def test_verdicts_alarm_and_find_as_often_as_they_say(cell: PairCell) -> None:
+    assert faults(cell, RUNS) == []
+
+
+@pytest.mark.slow
+def test_no_cell_of_the_whole_grid_covers_too_little() -> None:
+    assert [cell for cell in grid() if too_few(covered(cell, 200)[0], 200)] == []
+
+
+@pytest.mark.slow
+def test_no_pair_of_the_whole_grid_is_judged_wrongly() -> None:
+    assert [(cell, said) for cell in pair_grid() if (said := faults(cell, 300))] == []
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

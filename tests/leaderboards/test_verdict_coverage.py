@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
-from leaderboards.statistics.resampling import CountsMetric
+from leaderboards.statistics.resampling import Array, CountsMetric
 from leaderboards.statistics.verdict import Matched, compare, interval, verdicts
+from tasks.benchmarks import yes_no
 from tasks.metric import Metric
 from tests.leaderboards.records import CHAIR_I, MME, Records, captions, mme_answers
 
@@ -76,3 +77,26 @@ def test_models_that_are_better_in_different_categories_are_told_apart_as_seldom
         alarms.append(sum(test.outcome != "not separable" for test in found.values()))
     assert 30 <= alarms[0] <= 70  # of 1,000, at the 5% level: three standard deviations
     assert alarms[1] >= 650  # Student's t within categories finds 71%
+
+
+def test_models_of_the_same_f1_that_err_in_opposite_ways_are_told_apart_in_5_of_100_runs() -> None:
+    """One says yes too often, the other too seldom; swaps are halfway between them, where F1 has other slopes."""
+    rng, images = np.random.default_rng(7), 100
+
+    def side(recall: float, wrong: float) -> Array:
+        found, more = (rng.binomial(3, share, images) for share in (recall, wrong))
+        whole = np.full(images, 3.0)
+        return np.stack([2 * whole, found + whole - more, found, found + more, whole], axis=1)
+
+    matches = {
+        run: Matched(
+            base=[side(1.0, 0.6)],
+            other=[side(0.65, 0.04)],
+            metric=yes_no.f1,
+            higher_is_better=True,
+            parts=np.zeros(images, dtype=np.int64),
+        )
+        for run in range(1000)
+    }
+    found = verdicts(matches, resamples=399, seed=1)
+    assert 30 <= sum(test.outcome != "not separable" for test in found.values()) <= 70
