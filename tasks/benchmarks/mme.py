@@ -74,7 +74,7 @@ def total(categories: Sequence[str]) -> Metric:
         points = 100 * _ratio(right, questions) + 100 * _ratio(both, pairs)
         return np.where(asked.any(axis=-1), points.sum(axis=-1), np.nan)
 
-    return Metric(counts=counts, value=value)
+    return Metric(counts=counts, value=value, bounds=(0, 200 * len(names)))
 
 
 def accuracy_plus(categories: Sequence[str] | None = None) -> Metric:

@@ -183,6 +183,8 @@ def grid() -> Iterator[Cell]:
     for kind in METRICS:
         for questions in QUESTIONS.get(kind, (6,)):
             for rho, rate, images in product((0.0, 0.8) if questions > 1 else (0.0,), RATES, IMAGES):
+                if "repeats" in kind and rate not in (0.1, 0.5, 0.9):
+                    continue  # a mood would lead beyond the scale
                 many = images == MANY and (rate not in (0.005, 0.5, 0.98) or kind in SLOW)
                 if not many and (kind not in SLOW or images in (100, 400)):
                     yield Cell(kind=kind, images=images, questions=questions, rho=rho, rate=rate)
