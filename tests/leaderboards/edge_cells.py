@@ -102,7 +102,7 @@ def groups(figures: int, *, of_figures: bool) -> Callable[[Array, Generator], Ar
 
     def counts(right: Array, rng: Generator) -> Array:
         found = right.reshape(len(right), figures, -1).all(axis=2 if of_figures else 1)
-        return rates(found.astype(np.float64), rng)
+        return rates(np.asarray(found, dtype=np.float64), rng)
 
     return counts
 
