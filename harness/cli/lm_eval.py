@@ -22,7 +22,7 @@ from harness.models.chat_templates import chat_template_of, pads_pictures
 from harness.models.fetch import fetch
 from harness.models.load import for_model, register
 from harness.models.spec import find
-from support.errors import ModelError
+from support.errors import ModelError, UsageError, one_line
 
 NAME: Final = "vlm-harness"
 """What lm-eval's `--model` calls our LM."""
@@ -51,6 +51,10 @@ def main(arguments: Sequence[str]) -> int:
         cli_evaluate()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except ValueError as error:
+        if str(error).startswith("Tasks not found"):
+            raise UsageError(f"lm-eval: {one_line(error)}; harness lm-eval ls tasks lists them") from None
+        raise
     finally:
         sys.argv = before
     return 0

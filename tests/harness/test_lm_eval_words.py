@@ -58,3 +58,19 @@ def test_eval_takes_them(capsys: pytest.CaptureFixture[str], tmp_path: object) -
     assert "scenes_pope" in capsys.readouterr().out
     assert run(["eval", *words, "--num_fewshot", "3"]) == 2
     assert "would not act" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    (
+        (["--device", "cuda:99"], "device = 'cuda:99': is not here: torch finds"),
+        (["--device", "nosuch"], "device = 'nosuch': is no device of torch's"),
+        (["--dtype", "float99"], "dtype = 'float99': is no type of torch's"),
+    ),
+)
+def test_a_device_or_type_that_is_not_there_is_a_mistake(
+    option: list[str], told: str, tmp_path: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["eval", "--model", "scenes-base", "--tasks", "scenes_pope", "--limit", "1", "--out", str(tmp_path)]
+    assert run([*words, *option]) == 2
+    assert told in capsys.readouterr().err
