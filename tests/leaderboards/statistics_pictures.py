@@ -170,7 +170,7 @@ def power_picture() -> str:
         marks += [path(points, colour), *(dot(*point, colour) for point in points)]
     ticks = [(x(value), str(value)) for value in (0, 4, 8, 12)]
     sides_ = [(y(value), f"{value}%") for value in (0, 20, 40, 60, 80, 100)]
-    words = "true difference in points; 200 images; blue: one test, red: one of 12; dotted: as harness power says"
+    words = "true difference, 200 images; blue: one test, red: one of 12; dotted: as promised"
     return drawing("Share of simulated runs that find a true difference", marks, ticks, sides_, words)
 
 
