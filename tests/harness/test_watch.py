@@ -15,7 +15,7 @@ import torch
 from harness.cli.main import run
 from harness.evaluation.eval_settings import EvalSettings
 from harness.models.adapter_host import AdapterHost
-from harness.models.spec import base_of, find
+from harness.models.spec import WEIGHTS, base_of, find
 from harness.runs.scoring_queue import Scoring
 from harness.runs.watch import Watched, WatchSettings, watch
 from leaderboards.board.board import Board
@@ -220,7 +220,9 @@ def test_a_base_that_cannot_be_scored_holds_up_no_checkpoint(
 ) -> None:
     folder, broken = ours(tmp_path, 3), tmp_path / "broken"
     broken.mkdir()
-    (broken / "config.json").write_text("{}")
+    for name in ("model.safetensors", "tokenizer.json"):
+        (broken / name).write_bytes((WEIGHTS / "scenes-base" / name).read_bytes())
+    (broken / "config.json").write_text("{}")  # so that only loading it tells
     options = ["--tasks", "scenes_mme", "--limit", "2", "--until-done"]
     assert run(["watch", str(tmp_path), *options, "--base", str(broken)]) == 1
     said = capsys.readouterr()
