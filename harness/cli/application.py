@@ -53,6 +53,23 @@ _TRAINING: Final = ("train", "train-arm", "train-then-eval", "watch", "vlfeedbac
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
+KEPT: Final = {
+    "eval": "the answers and the judge's replies so far, and the scores of finished models",
+    "score": "the judge's replies so far",
+    "parity": "the judge's replies so far",
+    "watch": "the answers and the judge's replies so far, and the scores of finished checkpoints",
+    "train": "the checkpoints that are written",
+    "train-then-eval": "the scores, pairs and checkpoints that are written",
+    "vlfeedback build": "the instructions, answers and ratings that are written",
+    "vlfeedback annotate": "the ratings that are written",
+    "povid inject": "the answers that are rewritten",
+    "judge bench": "the judge's replies so far",
+    "data get": "what is downloaded, parts of files too",
+    "models check": "what is downloaded, parts of files too",
+}
+"""What an interrupted command leaves for the same command, by its words."""
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         import harness
@@ -171,9 +188,10 @@ def _is_reader_gone() -> bool:
 def _end_interrupted(command: str, given: Sequence[str]) -> int:
     if not is_main_process():
         return INTERRUPTED  # the first process says it for all
-    kept = command in ("eval", "train", "train-then-eval", "vlfeedback", "povid", "judge")
     again = "go on with" + (" the same command" if is_launched() else f": harness {shlex.join(map(redact, given))}")
-    return say(f"stopped; what was done is kept; {again}" if kept else "", INTERRUPTED)
+    words = [command, *given[given.index(command) + 1 :][:1]] if command in given else [command]
+    kept = KEPT.get(" ".join(words), KEPT.get(command))
+    return say(f"stopped; kept: {kept}; {again}" if kept else "", INTERRUPTED)
 
 
 def _tell(error: Exception, command: str, given: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ import typer
 
 from harness.cli.judging import exit_code_of
 from harness.cli.missing import tell_forecast
+from harness.cli.next_steps import after_eval
 from harness.cli.options import (
     JUDGE,
     MODEL,
@@ -253,7 +254,8 @@ def eval_command(
     scorer = replace(scorer, judge=judge.ready(rater))
     with scorer.server or nullcontext():
         entries = _score_each(context, scorer, named_specs)
-    _print_entries(entries, scorer.board, as_json)
+    _print_entries(entries, board, as_json)
+    after_eval(board, entries, context.obj or [])
     return exit_code_of(entries, run.max_failed)
 
 

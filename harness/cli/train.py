@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli.missing import collect, tell_forecast
+from harness.cli.next_steps import after_training
 from harness.cli.options import DryRun, Json, Seed, say
 from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import with_settings
@@ -117,14 +118,15 @@ def train_command(
     check_world()
     allowed: dict[str, Any] = {"remote_code": launch.trust_remote_code, "adapters_base": model_base}
     checkpoints = train_recipe(found, found.dataset, folder, **allowed)
-    return _report(checkpoints, folder, as_json) if rank() == 0 else OK
+    return _report(checkpoints, found, folder, as_json) if rank() == 0 else OK
 
 
-def _report(checkpoints: "Sequence[Checkpoint]", folder: Path, as_json: bool) -> int:
+def _report(checkpoints: "Sequence[Checkpoint]", recipe: "PreferenceRecipe", folder: Path, as_json: bool) -> int:
     """Print the checkpoints; LOSSY, with the reason, where training has changed nothing."""
     from harness.runs.training_alarms import find_idle_training
 
     _print_checkpoints(checkpoints, as_json)
+    after_training(folder, recipe.base, [checkpoint.path for checkpoint in checkpoints], recipe.tasks)
     idle = find_idle_training(folder)
     return OK if idle is None else say(idle.words, LOSSY)
 
@@ -287,6 +289,7 @@ def _pretrain(recipe: "PretrainingRecipe", folder: Path, *, dry_run: bool, as_js
     with Stages():
         checkpoints = trainer(recipe.trainer)(PretrainingJob(recipe=recipe, out=folder))
     _print_checkpoints(checkpoints, as_json)
+    after_training(folder, None, [checkpoint.path for checkpoint in checkpoints], ["scenes"])
     return OK
 
 

@@ -12,6 +12,7 @@ import typer
 from harness.cli.evaluate import SERVER, check_server
 from harness.cli.judging import exit_code_of
 from harness.cli.missing import collect, tell_forecast
+from harness.cli.next_steps import after_run
 from harness.cli.options import (
     ANY,
     JUDGE,
@@ -142,7 +143,7 @@ def train_then_eval_command(
         outcome = train_then_eval(found, folder, rater, settings=settings, **more)
         text = write_report(outcome)
     show(text, json=to_json(outcome) if as_json else None)
-    log.info(f"report: {folder / 'report.md'}")
+    after_run(folder, outcome.base, outcome.selection.model, folder / "report.md")
     return _exit_code_of(outcome, training, max_failed)
 
 

@@ -12,6 +12,7 @@ import typer
 
 from harness.cli.evaluate import ASKING, EVALUATION, SERVER, check_of_tasks, check_server
 from harness.cli.missing import collect, tell_forecast
+from harness.cli.next_steps import after_run
 from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, Tasks, expand, say
 from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import OptionGroup, from_environment, is_given, with_settings
@@ -99,6 +100,8 @@ def watch_command(
         reporter = _Reporter(folder, out, scoring, base)
         text = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
     show(text, json=json.dumps(watched.to_json()) if as_json else None)
+    best = watched.names[watched.found[-1].path] if watched.scored else None
+    after_run(out, reporter.base, best, out / "board")
     return _exit_code_of(watched, reporter)
 
 

@@ -19,7 +19,7 @@ from trainers.cluster.launch import beside_python
 from trainers.data.pair_formats import write_pairs
 
 MARK = "TEST_OF_WORKERS"
-STOPPED = "harness: stopped; what was done is kept; go on with"
+STOPPED = "harness: stopped; kept: "
 Moment = Callable[[Path, str], bool]
 
 DROPPED = """

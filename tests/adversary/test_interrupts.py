@@ -66,12 +66,13 @@ def stop(*_, **__):
         class Late:
             def __del__(self): raise ValueError("late")
         Late()
-application.app = stop
+application.root_command = lambda: type("Root", (), {"main": staticmethod(stop)})
 application.end_in_order()
 """
     done = run(become + MAIN, ("eval",), tmp_path)
     assert done.returncode == 130
-    assert done.stderr == "harness: stopped; what was done is kept; go on with: harness eval\n"
+    kept = "the answers and the judge's replies so far, and the scores of finished models"
+    assert done.stderr == f"harness: stopped; kept: {kept}; go on with: harness eval\n"
 
 
 def test_a_mistake_in_the_code_is_one_line_and_a_traceback_with_v(tmp_path: Path) -> None:

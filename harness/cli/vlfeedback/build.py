@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli.missing import tell_forecast
+from harness.cli.next_steps import after_build
 from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, MaxFailed, Seed, say
 from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import OptionGroup, check_at_least, with_settings
@@ -111,6 +112,7 @@ def build_command(
 
         log.info(f"pushed: {upload(published.folder, push, private=True)}")
     show(published.to_markdown(), json=json.dumps(published.to_json()) if as_json else None)
+    after_build(published.folder)
     if made.failed > max_failed * max(1, published.rows * (1 + min(data.answers, len(data.pool)))):
         again = "; the same command asks again" * made.may_pass
         return say(f"{made.failed} answers or ratings failed: {reasons_in_words(made.reasons)}{again}", LOSSY)

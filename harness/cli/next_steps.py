@@ -1,0 +1,97 @@
+"""What a command says at its end: where its results are, and the two commands that come next."""
+
+import logging
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from support.secrets import redact
+
+if TYPE_CHECKING:
+    from leaderboards.board.board import Board
+    from leaderboards.board.entry import Entry
+
+log = logging.getLogger(__name__)
+
+_OF_ONE_MODEL: Final = frozenset(
+    ("--model", "-M", "--name", "--model-path", "--model-base", "--model-version", "--model-url", "--model-key-env")
+)
+"""Options of `eval` that say which model is scored, each with a value."""
+
+
+def tell_next(results: object, *commands: Sequence[str]) -> None:
+    """Log where the results are and what comes next, a line each; commands are words behind `harness`."""
+    log.info(f"results: {results}")
+    for words in commands:
+        log.info(f"next: harness {shlex.join(map(redact, words))}")
+
+
+def after_eval(board: "Board", entries: "Sequence[Entry]", given: Sequence[str]) -> None:
+    """After `eval` with the words `given`: a comparison where the board has two models, else the same of another model;
+    and the page."""
+    if not entries:
+        return
+    out = board.folder.parent.as_posix()
+    more = ["--partial"] if any(entry.partial for entry in entries) else []
+    models = _models_alike(board, entries)
+    compared = ["compare", *models, "--board", out, *more]
+    another = [*_of_another(given), "--model", "MODEL"]
+    tell_next(board.folder, compared if len(models) > 1 else another, _page(out, *more))
+
+
+def after_run(folder: Path, base: str | None, best: str | None, results: object) -> None:
+    """After `train-then-eval` or `watch`: the page, and what changed from the base to the best checkpoint."""
+    out = folder.as_posix()
+    named = ["--base", base] if base is not None else []
+    changed = [["compare", base, best, "--board", out]] if base is not None and best is not None else []
+    tell_next(results, *changed, _page(out, *named), *([] if changed else [["leaderboard", out, *named]]))
+
+
+def after_training(folder: Path, base: str | None, checkpoints: Sequence[Path], tasks: Iterable[str]) -> None:
+    """After `train`: the last checkpoint beside its base, and what changed."""
+    if not checkpoints:
+        return
+    last, out = checkpoints[-1].as_posix(), folder.as_posix()
+    models = [base, last] if base is not None else [last]
+    scored = [word for model in models for word in ("--model", model)]
+    asked = ["eval", *scored, "--tasks", ",".join(tasks) or "TASKS", "--out", out]
+    then = ["compare", base, last, "--board", out] if base is not None else _page(out)
+    tell_next(folder, asked, then)
+
+
+def after_build(folder: Path) -> None:
+    """After `vlfeedback build`: a look at the rows, and training on the pairs."""
+    pairs = (folder / "pairs.parquet").as_posix()
+    tell_next(
+        folder, ["vlfeedback", "check", f"{folder.as_posix()}/rows.parquet"], ["train", "RECIPE", "--data", pairs]
+    )
+
+
+def _page(out: str, *more: str) -> list[str]:
+    return ["leaderboard", out, *more, "--html", f"{out}/board.html"]
+
+
+def _models_alike(board: "Board", entries: "Sequence[Entry]") -> list[str]:
+    """Two models with scores of one task: one that was there before, or was scored first, and the last one."""
+    last = entries[-1]
+    alike = [
+        entry.model
+        for entry in board.current(partial=last.partial)
+        if entry.key[1:] == last.key[1:] and entry.model != last.model
+    ]
+    return [alike[0], last.model] if alike else [last.model]
+
+
+def _of_another(given: Sequence[str]) -> list[str]:
+    """The words of a command without those that name its model."""
+    found: list[str] = []
+    words = iter(given)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if (name if len(name) == 2 else name.replace("_", "-")) in _OF_ONE_MODEL:
+            if not equals:
+                next(words, None)
+        else:
+            found.append(word)
+    return found
