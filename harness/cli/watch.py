@@ -100,9 +100,7 @@ def watch_command(
         reporter = _Reporter(folder, out, scoring, base)
         text = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
     show(text, json=json.dumps(watched.to_json()) if as_json else None)
-    best = watched.names[watched.found[-1].path] if watched.scored else None
-    after_run(out, reporter.base, best, out / "board")
-    return _exit_code_of(watched, reporter)
+    return _end(watched, reporter)
 
 
 def _settle_asking(
@@ -174,7 +172,9 @@ def _find_adapters(folder: Path) -> "Adapters":
     return needs_of_usable(folder.glob("**/checkpoint-*"))
 
 
-def _exit_code_of(watched: "Watched", reporter: "_Reporter") -> int:
+def _end(watched: "Watched", reporter: "_Reporter") -> int:
+    """Tell where the scores are, and what comes next; the exit code."""
+    reporter.tell_next(watched)
     if watched.failed:
         return say(f"{len(watched.failed)} checkpoints are not scored", FAILED)
     if reporter.unscored:
@@ -203,6 +203,11 @@ class _Reporter:
         if self.base is not None and watched.found:
             self._score_base(self.base)
         return write_watch_report(self.folder, self.out, watched, self.base, self.scoring.tasks, self.unscored)
+
+    def tell_next(self, watched: "Watched") -> None:
+        """Where the scores are, and what comes next."""
+        latest = watched.names[watched.found[-1].path] if watched.scored else None
+        after_run(self.out, self.base, latest, self.out / "board")
 
     def _score_base(self, name: str) -> None:
         try:
