@@ -4,10 +4,11 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from support.files import atomic_write_text
+from support.progress import doing
 from support.parsing import parse_object
 
 
@@ -40,7 +41,8 @@ class StageTimer:
         started = time.monotonic()
         self._inner.append(0.0)
         try:
-            yield
+            with nullcontext() if self.path is None else doing(stage):  # without a path, it is one of many short ones
+                yield
         finally:
             all_of_it = time.monotonic() - started
             self._add(stage, all_of_it - self._inner.pop())
