@@ -8,8 +8,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from support.files import atomic_write_text
-from support.progress import doing
 from support.parsing import parse_object
+from support.progress import doing
 
 
 def _read_seconds(path: Path | None) -> dict[str, float]:
