@@ -254,8 +254,7 @@ def eval_command(
     scorer = replace(scorer, judge=judge.ready(rater))
     with scorer.server or nullcontext():
         entries = _score_each(context, scorer, named_specs)
-    _print_entries(entries, board, as_json)
-    after_eval(board, entries, context.obj or [])
+    _end(board, entries, context.obj or [], as_json)
     return exit_code_of(entries, run.max_failed)
 
 
@@ -285,6 +284,12 @@ def _tell_forecast(
     named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in models)
     steps = [f"{task.name}: {task.description}" for task in tasks]
     return tell_forecast(forecast_of_scoring(f"score {named}", steps, costs, ready, out=out), as_json)
+
+
+def _end(board: "Board", entries: "Sequence[Entry]", given: Sequence[str], as_json: bool) -> None:
+    """Print the scores, and what comes next after the command of these words."""
+    _print_entries(entries, board, as_json)
+    after_eval(board, entries, given)
 
 
 def _print_entries(entries: "Sequence[Entry]", board: "Board | None", as_json: bool) -> None:
