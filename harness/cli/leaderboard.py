@@ -34,6 +34,8 @@ class LeaderboardOptions:
     """Include runs with --limit or on partial data."""
     base: str | None = None
     """Compare the other models with this one, on the same questions."""
+    group_seeds: bool = False
+    """Show trainings that differ by their seed alone as one row: the mean, over seeds and images."""
     ranks: bool = False
     """Show the range of ranks of each model; reads the sample logs."""
     published: bool = False
@@ -73,6 +75,11 @@ class LeaderboardOptions:
             (not to_hub and self.source_url is not None, "--source-url is for --output hub only"),
             (not to_hub and bool(self.hub_task), "--hub-task is for --output hub only"),
             (files and self.base is not None, "--base is not for --output, whose files hold scores alone"),
+            (files and self.group_seeds, "--group-seeds is not for --output, whose files hold single models' scores"),
+            (
+                self.group_seeds and self.human_labels is not None,
+                "--human-labels is not for --group-seeds: it corrects single models' scores",
+            ),
             (files and self.ranks, "--ranks is not for --output, whose files hold scores alone"),
             (files and self.published, "--published is not for --output, whose files hold own scores alone"),
             (
@@ -103,6 +110,8 @@ def leaderboard_command(folders: Folders = None, *, shown: LeaderboardOptions) -
     entries = entries_of_boards(boards, shown.partial, shown.replaced)
     if not entries:
         raise UsageError(_explain_empty(boards, places))
+    if shown.group_seeds:
+        entries = _group_seeds(boards, entries)
     if shown.output is not None:
         return _export([entry for entry in entries if entry.headline or not shown.headline], shown)
     reports = references() if shown.published else []
@@ -114,6 +123,22 @@ def leaderboard_command(folders: Folders = None, *, shown: LeaderboardOptions) -
     else:
         _show(boards, entries, reports, corrected, shown)
     return OK
+
+
+def _group_seeds(boards: "Sequence[Board]", entries: "Sequence[Entry]") -> "list[Entry]":
+    """With rows in place of seeds; UsageError where no recipe was trained with several."""
+    from harness.evaluation.find_boards import loader_of, metric_of
+    from leaderboards.comparison.seed_rows import groups_by_recipe, with_groups
+    from support.markdown import line
+
+    groups = groups_by_recipe(entries)
+    if not groups:
+        raise UsageError("--group-seeds: no two checkpoints on the boards differ by their seed alone")
+    notes: list[str] = []
+    found = with_groups(entries, groups, samples=loader_of(boards), metrics=metric_of, notes=notes)
+    for note in dict.fromkeys(notes):
+        log.info(line(f"note: {note}"))
+    return found
 
 
 def _compare(boards: "Sequence[Board]", entries: "Sequence[Entry]", base: str | None, **more: Any) -> "BoardComparison":
@@ -186,15 +211,17 @@ def _write_page(
 ) -> None:
     from harness.evaluation.board_page import board_page
     from harness.evaluation.find_boards import loader_of
+    from leaderboards.board.entry import SEEDS
     from leaderboards.views.html_page import write_page
 
     entries = [entry for entry in entries if entry.headline or not shown.headline]
+    of_seeds, load = {entry.run for entry in entries if SEEDS in entry.provenance}, loader_of(boards)
     text = board_page(
         boards,
         entries,
         title=f"Leaderboard: {', '.join(dict.fromkeys(map(str, places)))}",
         base=shown.base,
-        samples=loader_of(boards),
+        samples=lambda run: [] if run in of_seeds else load(run),  # the answers of a row's seeds are not its own
         comparison=replace(_compare(boards, entries, shown.base), corrected=corrected),
         pictures=shown.pictures,
         references=reports,

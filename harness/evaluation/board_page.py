@@ -6,20 +6,23 @@ html = board_page(boards, entries, title="Demo", base="scenes-base", comparison=
 import io
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.evaluation.find_boards import metric_of
 from leaderboards.board.board import Board
-from leaderboards.board.entry import Entry
-from leaderboards.comparison.paired_logs import Loader
+from leaderboards.board.entry import SEEDS, Entry
+from leaderboards.comparison.paired_logs import Loader, Logs, same_questions
+from leaderboards.statistics.looks import best_of
+from leaderboards.statistics.resampling import Counted, common
 from leaderboards.views.columns import NO_COMPARISON, BoardComparison
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.published import Reference
 from support.errors import first_line
-from support.markdown import line
+from support.markdown import line, number
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +56,8 @@ def board_page(
     notes += [note for note in comparison.notes if not (beside and note.endswith(beside))]
     extras = PageExtras(
         thumbnails=thumbnails_of(entries) if pictures else None,
-        curves=curves_of(entries, base),
+        curves=(curves := curves_of(entries, base)),
+        best=best_of_curves(curves, samples),
         references=references,
         notes=notes,
     )
@@ -77,6 +81,32 @@ def curves_of(entries: Sequence[Entry], base: str | None) -> dict[str, dict[str,
             points.insert(0, Point(step=0, entry=start))
     curves = {label: {run: points for run, points in runs.items() if len(points) > 1} for label, runs in found.items()}
     return {label: runs for label, runs in curves.items() if runs}
+
+
+def best_of_curves(curves: Mapping[str, Mapping[str, Sequence[Point]]], samples: Loader) -> dict[str, list[str]]:
+    """Metric label -> of each run with several checkpoints the best, and what its score is worth on images that did not
+    choose it; nothing where their logs can't tell."""
+    logs = Logs(samples)
+    found: dict[str, list[str]] = {}
+    for label, runs in curves.items():
+        for run, points in runs.items():
+            own = [point for point in points if point.step > 0]
+            metric = metric_of(own[0].entry.task, own[0].entry.metric) if len(own) > 1 else None
+            if metric is None or any(SEEDS in point.entry.provenance for point in own):
+                continue
+            try:
+                records = same_questions([logs.of(point.entry) for point in own], own[0].entry.metric)
+                sides = [Counted(each, metric) for each in records]
+                images = common(sides)
+                counts = [side.counts(images) for side in sides]
+            except (ValueError, OSError):  # the page's notes say what can't be read
+                continue
+            higher = own[0].entry.higher_is_better
+            if (best := best_of(metric, counts, sides[0].strata(images), higher_is_better=higher)) is not None:
+                unit = own[0].entry.unit
+                values = f"{number(best.raw, unit)}, on held-out images {number(best.value, unit)}"
+                found.setdefault(label, []).append(line(f"{run}: best at step {own[best.index].step}: {values}"))
+    return found
 
 
 def thumbnails_of(entries: Iterable[Entry]) -> Callable[[str, str], bytes | None]:

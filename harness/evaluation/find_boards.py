@@ -1,15 +1,18 @@
 """Finds boards, models on them, and what comparisons need of tasks: metrics and published scores."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from harness.evaluation.guards import counted_from_logs
 from leaderboards.board.board import Board, by_model, newest
-from leaderboards.board.entry import Entry
+from leaderboards.board.entry import TRAINING_SEED, Entry
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.paired_logs import Loader
 from leaderboards.comparison.reruns import describe_reruns, first_runs
+from leaderboards.comparison.seed_rows import SeedGroup, group_of
 from leaderboards.gate.source import GateSource, source
 from leaderboards.statistics.resampling import CountsMetric
 from leaderboards.views.published import Reference, published
@@ -107,6 +110,32 @@ def find_models(names: Iterable[str], boards: Sequence[Board], *, partial: bool 
         else:
             raise UsageError(f"no model {name!r} on the boards, and no such file{did_you_mean(name, models)}")
     return found
+
+
+def find_seeds(patterns: Sequence[str], boards: Sequence[Board], *, partial: bool = False) -> SeedGroup:
+    """The trainings that patterns such as runs/x-seed* name: models on the boards, or run folders, of which the last
+    scored checkpoint counts. UsageError where that is no model, or a checkpoint of one step and seed comes twice."""
+    entries = [entry for board in boards for entry in current_entries(board, partial)]
+    seeds = {entry.model: entry.provenance.get(TRAINING_SEED) for entry in entries}
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        wanted = pattern.rstrip("/") or pattern
+        own = [model for model in seeds if fnmatchcase(model, wanted)]
+        last: dict[str, tuple[int, str]] = {}
+        for model in seeds:
+            folder, _, number = model.rpartition("/checkpoint-")
+            if folder and number.isdecimal() and fnmatchcase(folder, wanted) and folder.count("/") == wanted.count("/"):
+                last[folder] = max(last.get(folder, (-1, "")), (int(number), model))
+        of_folders = [model for _, model in last.values()]
+        chosen = of_folders or own  # a pattern that ends in * matches the checkpoints of its folders, too
+        if not chosen:
+            raise UsageError(f"no model and no run folder {pattern!r} on the boards{did_you_mean(wanted, seeds)}")
+        found |= dict.fromkeys(chosen)
+    twice = [seed for seed, count in Counter(seeds[model] for model in found if seeds[model]).items() if count > 1]
+    if twice:
+        names = ", ".join(model for model in found if seeds[model] == twice[0])
+        raise UsageError(f"{names}: all are trained with seed {twice[0]}; name each seed's training once")
+    return group_of(list(found))
 
 
 def loader_of(boards: Sequence[Board]) -> Loader:

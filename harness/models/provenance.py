@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.models.file_digests import digest_of_folder
 from harness.models.spec import ModelSpec
+from leaderboards.board.entry import RECIPE, TRAINING_SAVE, TRAINING_SEED
 from support.parsing import parse_json
 from tasks.judges.addresses import NO_KEY, OPENAI, server_of
 from trainers.training.foreign_code import CODE, digest_of_code
@@ -34,13 +35,14 @@ def digest_of_model(spec: ModelSpec, *, strict: bool = False) -> dict[str, str]:
 
 
 def training_of(spec: ModelSpec, task: str) -> dict[str, str]:
-    """What a checkpoint's note says of its training data: their digest, and how many of their rows show pictures of
-    `task`."""
+    """What a checkpoint's note says of its training: by which settings, seed and data, after how many steps, and how
+    many rows of the data show pictures of `task`."""
     folder = Path(spec.pretrained) if spec.adapter is None else spec.adapter
     try:
         note = parse_json((folder / "checkpoint.json").read_text(encoding="utf-8"))
         leaks = note.get("leaks", {}).get(task)
-        found = {"training data": str(note["data"])} if "data" in note else {}
+        known = {"training data": "data", RECIPE: "settings", TRAINING_SEED: "seed", TRAINING_SAVE: "save"}
+        found = {fact: str(note[key]) for fact, key in known.items() if key in note}
         return found | ({"leaks": str(int(leaks))} if leaks is not None else {})
     except (OSError, ValueError, TypeError, AttributeError):  # no checkpoint of ours
         return {}

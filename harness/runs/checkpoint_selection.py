@@ -21,10 +21,11 @@ from harness.evaluation.guards import counted_from_logs, guards_of
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
-from leaderboards.comparison.paired_logs import match_guards, verdict_of
-from leaderboards.statistics.resampling import Record
+from leaderboards.comparison.paired_logs import match_guards, same_questions, verdict_of
+from leaderboards.statistics.looks import Best, best_of
+from leaderboards.statistics.resampling import Counted, Record, common
 from leaderboards.statistics.verdict import PairedTest, adjusted, guard_test
-from support.errors import InputError, RecordsError
+from support.errors import CompareError, InputError, RecordsError
 from tasks.registry import TaskSpec, registry
 from trainers.config.recipe import PreferenceRecipe
 
@@ -93,8 +94,21 @@ class Scores:
         """The guards of a metric that `other` has worse than `base`, in words; none where one has no records."""
         if not self.records(base, metric) or not self.records(other, metric):
             return []
-        matched = match_guards(self._log(base, metric), self._log(other, metric), guards_of(*metric))
+        matched = match_guards([self._log(base, metric)], [self._log(other, metric)], guards_of(*metric))
         return [guard.words for guard in map(guard_test, matched) if guard.worse]
+
+    def best(self, models: Sequence[str], metric: Metric) -> Best | None:
+        """The best of some models, with its score on images that did not choose it; None where that can't be told."""
+        task, name = metric
+        spec, counted = registry().task(task).all_metrics[name], registry().metric(task, name)
+        try:
+            records = same_questions([self._log(model, metric) for model in models], name)
+            sides = [Counted(own, counted) for own in records]
+            images = common(sides)
+            counts = [side.counts(images) for side in sides]
+        except (RecordsError, CompareError):  # of each image one model lacks an answer
+            return None
+        return best_of(counted, counts, sides[0].strata(images), higher_is_better=spec.higher_is_better)
 
     def panel(self, base: str, other: str, metrics: Sequence[Metric]) -> dict[str, PairedTest]:
         """ "task.metric" -> verdict on `other`, Holm-adjusted over those that both have answers of about one image."""
@@ -123,6 +137,9 @@ class Selection:
     """Model -> metrics of which it has no value; such a model is not ranked."""
     fallen: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Model -> guards that are worse; such a model is not ranked."""
+    best: Mapping[str, tuple[str, Best]] = field(default_factory=dict)
+    """ "task.metric" -> the model of the highest score on the images that all answered, and what the score is worth on
+    images that did not choose it."""
 
 
 def select_checkpoint(
@@ -151,8 +168,13 @@ def select_checkpoint(
         for model in scored
     }
     taken = next((model for model in scored if not worse[model]), None)
+    best = {
+        ".".join(metric): (scored[found.index], found)
+        for metric in (metrics if len(scored) > 1 else ())
+        if (found := scores.best(scored, metric)) is not None
+    }
     return Selection(
-        model=taken, highest=highest, worse=worse, comparisons=len(verdicts), lacking=lacking, fallen=fallen
+        model=taken, highest=highest, worse=worse, comparisons=len(verdicts), lacking=lacking, fallen=fallen, best=best
     )
 
 

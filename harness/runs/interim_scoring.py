@@ -14,6 +14,7 @@ from harness.runs.outcome import STOPPED, Stop
 from harness.runs.scoring_queue import Scoring, describe_error
 from harness.runs.training_alarms import Alarm
 from harness.runs.training_worker import PROCESSES, train_in_processes
+from leaderboards.statistics.looks import adjusted_for_look
 from support.errors import USAGE, InputError, RunError
 from support.files import atomic_write_text
 from support.parsing import parse_json, parse_object
@@ -152,9 +153,9 @@ class _ScoreBetweenSaves:
             verdict = scores.verdict(self.job.base_name, checkpoint.path.as_posix(), metric)
             if verdict is None:
                 continue
-            verdict = replace(verdict, p=min(1.0, verdict.p * looks))
+            verdict = replace(verdict, p=adjusted_for_look(verdict.p, 1, looks))
             for guard in verdict.guards:
-                p = min(1.0, guard.p * looks)
+                p = adjusted_for_look(guard.p, 1, looks)
                 if replace(guard, p=p).worse and guard.base is not None and guard.other is not None:
                     name = f"{'.'.join(metric)} ({guard.name})"
                     return Stop(step=checkpoint.step, probe=name, base=guard.base, value=guard.other, p=p, looks=looks)

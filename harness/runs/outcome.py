@@ -1,7 +1,7 @@
 """What a training run ended with: its data, where it stopped, its paired tests."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ from harness.runs.image_use_checks import ImageUseChecks
 from harness.runs.training_alarms import Alarm, LogLine
 from harness.runs.training_data import TrainingData
 from leaderboards.board.entry import Entry
+from leaderboards.statistics.looks import adjusted_for_look
 from leaderboards.statistics.verdict import PairedTest
 from tasks.registry import TaskSpec
 from trainers.config.recipe import PreferenceRecipe
@@ -28,14 +29,15 @@ class Stop:
     base: float
     value: float
     p: float
-    """Times the number of looks that were planned (Bonferroni)."""
+    """Adjusted by alpha spending: each look that was planned has an equal share of the 5% (Bonferroni)."""
     looks: int
 
     @property
     def words(self) -> str:
         """In a line."""
         change = f"from {self.base:.4g} to {self.value:.4g}"
-        return f"{self.probe} became worse, {change}, at step {self.step} (p {self.p:.2g} over {self.looks} looks)"
+        spent = f"p {self.p:.2g}, by alpha spending over {self.looks} planned looks"
+        return f"{self.probe} became worse, {change}, at step {self.step} ({spent})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +121,25 @@ CONTROL: Final = "control"
 
 
 def panel_verdicts(
-    scores: Scores, recipe: PreferenceRecipe, tasks: Sequence[TaskSpec], checkpoints: Sequence[Checkpoint]
+    scores: Scores,
+    recipe: PreferenceRecipe,
+    tasks: Sequence[TaskSpec],
+    checkpoints: Sequence[Checkpoint],
+    *,
+    looks: int = 1,
 ) -> dict[str, dict[str, PairedTest]]:
-    """The last checkpoint of each arm against the base, and of the main arm against the control."""
+    """The last checkpoint of each arm against the base, and of the main arm against the control; adjusted for the
+    `looks` at one of which training was stopped: it is the last for what was seen there."""
     last = {checkpoint.arm: checkpoint.path.as_posix() for checkpoint in checkpoints}
     compared = {f"{arm} against base": (recipe.base, name) for arm, name in last.items()}
     if "sft" in last and recipe.trainer != "sft":
         compared[f"{recipe.trainer} against sft"] = (last["sft"], last[recipe.trainer])
     metrics = panel_of(recipe, tasks)
-    return {label: scores.panel(before, after, metrics) for label, (before, after) in compared.items()}
+    found = {label: scores.panel(before, after, metrics) for label, (before, after) in compared.items()}
+    return {
+        label: {name: replace(test, p=adjusted_for_look(test.p, 1, looks)) for name, test in tests.items()}
+        for label, tests in found.items()
+    }
 
 
 def verdict_json(verdict: PairedTest) -> dict[str, Any]:

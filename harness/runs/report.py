@@ -19,7 +19,7 @@ from leaderboards.views.glossary import DIFFERENCE, OF_TABLE, in_json, p_of
 from leaderboards.views.learning_curves import Point, learning_curves
 from leaderboards.views.markdown_report import differences, leaderboard
 from support.files import atomic_write_text
-from support.markdown import cell, line, table
+from support.markdown import cell, line, number, table
 from tasks.registry import registry
 from trainers.config.recipe import known_recipes
 
@@ -53,6 +53,8 @@ def render(outcome: Outcome) -> str:
         if not verdicts:
             parts.append("Not scored.")
             continue
+        if outcome.stop is not None:
+            parts.append(f"Training was stopped at a look: p is adjusted for all {outcome.stop.looks} looks, too.")
         parts.append(differences(verdicts, units))
         parts.append(f"{DIFFERENCE} {p_of(OF_TABLE)}")
     parts += _plot_curves(outcome)
@@ -187,7 +189,27 @@ def describe_selection(found: Selection, models: Sequence[str], removed: Sequenc
         else:
             worse = ", ".join(cell(name) for name in found.worse.get(model, ()))
         rows.append([cell(model), ", ".join(highest), worse])
-    return f"{text}\n\n{table(['checkpoint', 'highest by', 'worse by'], rows)}"
+    shown = table(["checkpoint", "highest by", "worse by"], rows)
+    return "\n\n".join(filter(None, (text, shown, _describe_best(found))))
+
+
+def _describe_best(found: Selection) -> str:
+    """What the highest scores are worth; "" where nothing was chosen among several."""
+    if not found.best:
+        return ""
+    rows = []
+    for name, (model, best) in found.best.items():
+        task, _, metric = name.partition(".")
+        unit = registry().task(task).all_metrics[metric].unit
+        values = (number(best.raw, unit), number(best.value, unit), number(best.luck, unit, signed=True))
+        rows.append([cell(name), cell(model), *values])
+    why = (
+        "The highest score of several is high partly by luck (the winner's curse). Report the one on held-out images: "
+        "the checkpoint is chosen anew on nine tenths of the images and scored on the tenth that did not choose it, "
+        "for every tenth, ten times over."
+    )
+    head = ["metric", "highest", "its score", "on held-out images", "luck of the choice"]
+    return f"{why}\n\n{table(head, rows)}"
 
 
 def _list_alarms(outcome: Outcome) -> str:
@@ -304,6 +326,10 @@ def to_json(outcome: Outcome) -> str:
             "glossary": in_json(OF_TABLE),
             "verdicts": verdicts,
             "best": outcome.selection.model,
+            "best scores": {
+                name: {"model": model, "value": best.raw, "held out": best.value}
+                for name, (model, best) in outcome.selection.best.items()
+            },
             "not ranked": {
                 model: list(why) for model, why in {**outcome.selection.lacking, **outcome.selection.fallen}.items()
             },

@@ -275,7 +275,7 @@ class _Run:
             base=recipe.base,
             checkpoints=checkpoints,
             entries=scores.entries,
-            verdicts=panel_verdicts(scores, recipe, self.tasks, checkpoints),
+            verdicts=panel_verdicts(scores, recipe, self.tasks, checkpoints, looks=1 if stop is None else stop.looks),
             selection=select_checkpoint(scores, kept, headlines(self.tasks), self.recipe.base),
             data=data,
             log=training_log,

@@ -1,6 +1,7 @@
 """The report of a watched folder: what the screen shows at its end and `watch.md` keeps."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness.runs.checkpoint_selection import Scores, headlines, select_checkpoint
@@ -8,6 +9,7 @@ from harness.runs.report import describe_selection, plot_scores
 from harness.runs.training_alarms import find_alarms, lengths_of, read_log
 from harness.runs.watch import Watched
 from leaderboards.board.board import Board
+from leaderboards.statistics.looks import adjusted_for_look, describe_looks
 from leaderboards.views.markdown_report import differences, leaderboard
 from support.files import atomic_write_text
 from support.markdown import cell, line
@@ -46,9 +48,14 @@ def write_watch_report(
         )
     if base is not None and scored:
         units = {f"{task.name}.{metric}": spec.unit for task in tasks for metric, spec in task.all_metrics.items()}
+        look = _count_looks(scores, scored[-1])
+        tests = scores.panel(base, scored[-1], headlines(tasks))
+        tests = {name: replace(test, p=adjusted_for_look(test.p, look)) for name, test in tests.items()}
         parts += [
             f"## `{scored[-1]}` against `{base}`",
-            differences(scores.panel(base, scored[-1], headlines(tasks)), units),
+            f"Look {look} at this training. {describe_looks()} p is adjusted so, and by Holm's method over the table; "
+            "intervals are not adjusted.",
+            differences(tests, units),
         ]
     wanted = [".".join(metric) for metric in headlines(tasks)]
     if scored and plot_scores(scores.entries, base, {"checkpoints": models}, wanted, out / "watch.png"):
@@ -65,3 +72,11 @@ def write_watch_report(
     text = "\n\n".join(parts) + "\n"
     atomic_write_text(out / "watch.md", text)
     return text
+
+
+def _count_looks(scores: Scores, model: str) -> int:
+    """Which scored checkpoint of its folder it is, from 1; those count, too, that the trainer has removed since."""
+    folder, _, step = model.rpartition("checkpoint-")
+    places = [entry.model.rpartition("checkpoint-") for entry in scores.entries]
+    steps = {one for where, _, one in places if where == folder and one.isdecimal()}
+    return max(1, len([one for one in steps if step.isdecimal() and int(one) <= int(step)]))

@@ -72,6 +72,16 @@ SHARES_NOTHING: Final = "nothing (exact)"
 EMPTY_ANSWERS: Final = "empty_answers"
 """The guard that every metric has; see `Entry.guards`."""
 
+RECIPE: Final = "recipe"
+"""In provenance of a checkpoint: its recipe's name, arm and a digest of all settings but the seed."""
+TRAINING_SEED: Final = "training seed"
+TRAINING_SAVE: Final = "training save"
+"""In provenance of a checkpoint: which of its recipe's saves it is: 1, 2, ..., last."""
+SEEDS: Final = "seeds"
+"""In provenance of a row that stands for several trainings: their seeds, or where these are not known, how many."""
+SEED_RUNS: Final = "seed runs"
+"""In provenance of such a row: the runs whose scores it is the mean of, and whose logs hold its answers."""
+
 FAILURES: Final = "failures"
 """In provenance: see `Entry.failures`."""
 

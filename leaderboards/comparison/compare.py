@@ -11,18 +11,27 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from leaderboards.board.board import newest
-from leaderboards.board.entry import Entry
+from leaderboards.board.entry import SEEDS, Entry
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.flips import Flip, Tally, examples_of, flips, tally, tally_table
 from leaderboards.comparison.format_loss import Format, explain, format_of, format_table, formats_adjusted
 from leaderboards.comparison.guards import Guard, Guards, unguarded
 from leaderboards.comparison.human_labels import Labels, corrected_difference, describe_uncorrected
-from leaderboards.comparison.paired_logs import Loader, Logs, Metrics, match_logs, protocol_differences
+from leaderboards.comparison.paired_logs import Loader, Logs, Metrics, match_seeds, protocol_differences
+from leaderboards.statistics.matches import Matched
 from leaderboards.statistics.prediction_powered import Corrected
 from leaderboards.statistics.resampling import Counted, CountsMetric
 from leaderboards.statistics.significance import ALPHA, holm
-from leaderboards.statistics.verdict import Matched, Outcome, PairedTest, adjusted, verdicts
-from leaderboards.views.columns import PROTOCOL_DIFFERS, Column, corrected_in_words, mark, outcome
+from leaderboards.statistics.verdict import Outcome, PairedTest, adjusted, verdicts
+from leaderboards.views.columns import (
+    PROTOCOL_DIFFERS,
+    SEEDS_LEGEND,
+    Column,
+    corrected_in_words,
+    mark,
+    outcome,
+    seeds_in_words,
+)
 from leaderboards.views.glossary import DIFFERENCE, MARKS, OF_PAIR, VISIBLE, in_json, p_of
 from support.errors import CompareError, did_you_mean
 from support.markdown import MISSING, cell, line, number, p_value, span, table
@@ -30,8 +39,6 @@ from support.tables import Block, Cell, Table, Tested
 from support.tables import to_markdown as as_markdown
 
 _SIGNS: Final = {"higher": "↑", "lower": "↓"}
-
-_HOW_TESTED: Final = f"On the same questions. {DIFFERENCE} {p_of(OF_PAIR)} {MARKS} {VISIBLE}"
 
 NO_SAMPLES: Final = "no samples of one side"
 
@@ -107,7 +114,8 @@ def compare_runs(
     version or by another judge, are named in the notes. CompareError for a model that is not there, or nothing in
     common.
 
-    A metric is better only if none of its `guards` is worse.
+    A metric is better only if none of its `guards` is worse. The answers of a row of several trainings are not
+    shown.
     """
     names = models or (_only_model(before, "before"), _only_model(after, "after"))
     old, new = (_select_model(entries, name) for entries, name in zip((before, after), names, strict=True))
@@ -120,7 +128,8 @@ def compare_runs(
     notes += dict.fromkeys(
         f"{line(change.before.task)}: {text}" for change in changes for text in change.protocol_differences
     )
-    logs = _read_both_logs(_select_headlines(pairs), sides, notes)
+    single = [pair for pair in pairs if not any(SEEDS in entry.provenance for entry in pair)]
+    logs = _read_both_logs(_select_headlines(single), sides, notes)
     formats = [found for entry, ours, theirs in logs if (found := format_of(entry, ours, theirs, resamples))]
     return Comparison(
         before=names[0],
@@ -164,11 +173,15 @@ def with_corrections(
 
 
 def _test_pairs(
-    pairs: Sequence[tuple[Entry, Entry]], sides: tuple[Logs, Logs], metrics: Metrics, guards: Guards, resamples: int
+    pairs: Sequence[tuple[Entry, Entry]],
+    sides: tuple[Logs, Logs],
+    metrics: Metrics,
+    guards: Guards,
+    resamples: int,
 ) -> list[Change]:
     """With p-values adjusted over the headline metrics, and over the others by themselves."""
     matches = [
-        _match(one, other, sides, metrics(one.task, one.metric), guards(one.task, one.metric)) for one, other in pairs
+        _match((one, other), sides, metrics(one.task, one.metric), guards(one.task, one.metric)) for one, other in pairs
     ]
     found = {index: match for index, match in enumerate(matches) if isinstance(match, Matched)}
     tested = verdicts(found, resamples=resamples)
@@ -217,7 +230,7 @@ def to_blocks(found: Comparison, *, shown: int = 3) -> list[Block]:
     parts += ["\n".join(f"- {cell(note)}" for note in found.notes)] if found.notes else []
     parts += ["## Scores", *scores_table(found.changes)]
     parts.append(
-        _HOW_TESTED
+        _how_tested(found.changes)
         + (
             f" {PROTOCOL_DIFFERS}: asked or rated differently, as said above, so the difference may come from that."
             if any(change.protocol_differences for change in found.changes)
@@ -288,6 +301,13 @@ def verdict_to_json(verdict: PairedTest | None, metric: str) -> dict[str, Any] |
     return asdict(verdict) | {"guards": guards, "outcome": outcome(metric, verdict)}
 
 
+def _how_tested(changes: Sequence[Change]) -> str:
+    seeded = any(change.verdict and change.verdict.seeds for change in changes)
+    return " ".join(
+        ("On the same questions.", DIFFERENCE, p_of(OF_PAIR), *([SEEDS_LEGEND] if seeded else []), MARKS, VISIBLE)
+    )
+
+
 def scores_table(changes: Sequence[Change]) -> list[Block]:
     """One row a metric."""
     rows: list[list[Cell | str]] = []
@@ -309,8 +329,8 @@ def scores_table(changes: Sequence[Change]) -> list[Block]:
         difference = number(verdict.difference, unit, signed=True) + span(verdict.low, verdict.high, unit)
         seen = [difference, number(verdict.mde, unit), p_value(verdict.p)]
         said = f"{_SIGNS.get(word) or mark(entry.metric, verdict)} {line(word)}{other}"
-        rows.append([label, *sides, *seen, said])
-    found = Table(["metric", "before", "after", "difference", "visible", "p", "after is"], rows, _HOW_TESTED)
+        rows.append([label, *sides, *seen, ", ".join(filter(None, (said, seeds_in_words(entry.metric, verdict))))])
+    found = Table(["metric", "before", "after", "difference", "visible", "p", "after is"], rows, _how_tested(changes))
     return [found, *filter(None, [_corrected_table(changes)])]
 
 
@@ -387,21 +407,24 @@ def _select_headlines(pairs: Sequence[tuple[Entry, Entry]]) -> list[tuple[Entry,
 
 
 def _match(
-    old: Entry, new: Entry, logs: tuple[Logs, Logs], metric: CountsMetric | None, guards: Sequence[Guard]
+    pair: tuple[Entry, Entry],
+    logs: tuple[Logs, Logs],
+    metric: CountsMetric | None,
+    guards: Sequence[Guard],
 ) -> Matched | str:
     """Or why there is nothing to test."""
     if metric is None:
         return "the metric is not known here"
     try:
-        before, after = logs[0].of(old), logs[1].of(new)
-        if not (before and after):
+        before, after = (own.of_seeds(entry) for own, entry in zip(logs, pair, strict=True))
+        if not all([*before, *after]):
             return NO_SAMPLES
-        return match_logs(
+        return match_seeds(
             before,
             after,
-            old.metric,
+            pair[0].metric,
             lambda records: Counted(records, metric),
-            higher_is_better=old.higher_is_better,
+            higher_is_better=pair[0].higher_is_better,
             guards=guards,
         )
     except (ValueError, OSError) as error:

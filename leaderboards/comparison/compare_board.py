@@ -9,20 +9,22 @@ from typing import Final
 
 from leaderboards.board.board import newest
 from leaderboards.board.entry import EMPTY_ANSWERS, Entry, Key
-from leaderboards.board.sample import Sample, repeats_of
+from leaderboards.board.sample import repeats_of
 from leaderboards.comparison.guards import Guard, Guards, unguarded
 from leaderboards.comparison.paired_logs import (
     Loader,
+    Log,
     Logs,
     Metrics,
     match_guards,
-    match_logs,
+    match_seeds,
     protocol_differences,
     same_questions,
 )
-from leaderboards.statistics.ranks import Rank, ranks_of
+from leaderboards.statistics.matches import Matched
+from leaderboards.statistics.ranks import Rank, ranks_of, ranks_of_seeds
 from leaderboards.statistics.resampling import Counted, CountsMetric, Record
-from leaderboards.statistics.verdict import Matched, adjusted, guard_test, verdicts
+from leaderboards.statistics.verdict import adjusted, guard_test, verdicts
 from leaderboards.views.columns import BoardComparison, columns_of
 from support.errors import CompareError, did_you_mean
 from support.markdown import line
@@ -89,7 +91,7 @@ Count = Callable[[Sequence[Record]], Counted]
 def _match_with_base(
     base: Entry,
     column: Sequence[Entry],
-    logs: Mapping[Key, Mapping[str, Sample]],
+    logs: Mapping[Key, Sequence[Log]],
     count: Count,
     guards: Sequence[Guard],
     notes: list[str],
@@ -101,7 +103,7 @@ def _match_with_base(
             continue
         before, after = logs[base.key], logs[entry.key]
         try:
-            found[entry.key] = match_logs(
+            found[entry.key] = match_seeds(
                 before, after, entry.metric, count, higher_is_better=entry.higher_is_better, guards=guards
             )
         except ValueError as error:
@@ -110,17 +112,18 @@ def _match_with_base(
     return found
 
 
-def _read_logs(column: Sequence[Entry], logs: Logs, notes: list[str]) -> dict[Key, dict[str, Sample]]:
-    """The logs that hold records of the column's metric; one that can't be read is noted."""
-    found = {}
+def _read_logs(column: Sequence[Entry], logs: Logs, notes: list[str]) -> dict[Key, Sequence[Log]]:
+    """The logs that hold records of the column's metric, of a row of several trainings each one's; one that can't be
+    read is noted."""
+    found: dict[Key, Sequence[Log]] = {}
     for entry in column:
         try:
-            log = logs.of(entry)
+            own = logs.of_seeds(entry)
         except (ValueError, OSError) as error:
             notes.append(f"no rank and no verdict on {line(entry.model)} by {line(entry.task)}: {line(str(error))}")
             continue
-        if any(entry.metric in sample.records for sample in log.values()):
-            found[entry.key] = log
+        if all(any(entry.metric in sample.records for sample in log.values()) for log in own):
+            found[entry.key] = own
     return found
 
 
@@ -136,16 +139,19 @@ def _counter(metric: CountsMetric) -> Count:
 
 
 def _rank(
-    logs: Mapping[Key, Mapping[str, Sample]], column: Sequence[Entry], count: Count, guards: Sequence[Guard]
+    logs: Mapping[Key, Sequence[Log]], column: Sequence[Entry], count: Count, guards: Sequence[Guard]
 ) -> dict[Key, Rank]:
     """Ranks by a column's logs, of all that say something."""
     ranked = [entry for entry in column if entry.key in logs and not entry.mute]
     if len(ranked) < 2:
         return {}
-    every = [repeats_of(logs[entry.key]) for entry in ranked]
-    records = iter(same_questions([repeat for own in every for repeat in own], column[0].metric))
-    sides = {str(index): [count(next(records)) for _ in own] for index, own in enumerate(every)}
-    if not sides["0"][0].records:
+    every = [[repeats_of(log) for log in logs[entry.key]] for entry in ranked]
+    flat = [repeat for own in every for repeats in own for repeat in repeats]
+    records = iter(same_questions(flat, column[0].metric))
+    sides = {
+        str(index): [[count(next(records)) for _ in repeats] for repeats in own] for index, own in enumerate(every)
+    }
+    if not sides["0"][0][0].records:
         raise CompareError("no image has as many rated answers of all models")
 
     def may_lead(first: str, second: str) -> bool:
@@ -154,7 +160,12 @@ def _rank(
         matched = match_guards(logs[behind.key], logs[ahead.key], suspects)
         return not any(guard_test(guard, RESAMPLES).worse for guard in matched)
 
-    found = ranks_of(sides, higher_is_better=column[0].higher_is_better, may_lead=may_lead)
+    higher_is_better = column[0].higher_is_better
+    if any(len(own) > 1 for own in sides.values()):
+        found = ranks_of_seeds(sides, higher_is_better=higher_is_better, may_lead=may_lead)
+    else:
+        one_each = {name: own[0] for name, own in sides.items()}
+        found = ranks_of(one_each, higher_is_better=higher_is_better, may_lead=may_lead)
     return {entry.key: rank for entry, rank in zip(ranked, found.values(), strict=True) if rank is not None}
 
 

@@ -18,8 +18,9 @@ import numpy as np
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.paired_logs import same_image
+from leaderboards.statistics.matches import Matched
 from leaderboards.statistics.resampling import Array, Counted, Record, image_of
-from leaderboards.statistics.verdict import Matched, Outcome, PairedTest, adjusted, matched, verdicts
+from leaderboards.statistics.verdict import Outcome, PairedTest, adjusted, matched, verdicts
 from leaderboards.views.columns import MARKS
 from support.markdown import MISSING, cell, number, span, table
 

@@ -12,11 +12,14 @@ from functools import partial
 from math import isfinite
 from typing import Final
 
-from leaderboards.board.entry import BARE, PROTOCOL, Entry, digest_of_protocol
+import numpy as np
+
+from leaderboards.board.entry import BARE, PROTOCOL, SEED_RUNS, Entry, digest_of_protocol
 from leaderboards.board.sample import Sample, repeats_of
 from leaderboards.comparison.guards import Guard
-from leaderboards.statistics.resampling import Counted, CountsMetric, Record, image_of, value_of
-from leaderboards.statistics.verdict import Matched, MatchedGuard, PairedTest, matched, matched_repeats, verdicts
+from leaderboards.statistics.matches import Matched, MatchedGuard
+from leaderboards.statistics.resampling import Array, Counted, CountsMetric, Record, image_of, value_of
+from leaderboards.statistics.verdict import PairedTest, matched, matched_repeats, verdicts
 from support.errors import CompareError, RecordsError
 from support.markdown import line
 
@@ -55,6 +58,11 @@ class Logs:
         if len(by_id) < len(samples):
             raise CompareError(f"run {entry.run} logs a sample of {entry.task} twice")
         return self._found.setdefault((entry.run, entry.task), by_id)
+
+    def of_seeds(self, entry: Entry) -> list[dict[str, Sample]]:
+        """The logs that an entry stands for: of each training, where it is a row of several; else its own."""
+        runs = entry.provenance.get(SEED_RUNS, entry.run).split(", ")
+        return [self.of(replace(entry, run=run)) for run in runs]
 
     def _of_run(self, run: str) -> dict[str, list[Sample]]:
         if run not in self._runs:
@@ -177,32 +185,61 @@ def match_logs(
     Compared are the images of which both have all answers rated, in every repeat. CompareError where samples of one id
     are about different images, RecordsError where no image is left.
     """
-    ours, theirs = repeats_of(before), repeats_of(after)
-    every = same_questions([*ours, *theirs], name)
-    base, other = ([counted(records) for records in side] for side in (every[: len(ours)], every[len(ours) :]))
+    return match_seeds([before], [after], name, counted, higher_is_better=higher_is_better, guards=guards)
+
+
+Log = Mapping[str, Sample]
+"""A model's samples by id."""
+
+
+def match_seeds(
+    before: Sequence[Log],
+    after: Sequence[Log],
+    name: str,
+    counted: Callable[[Sequence[Record]], Counted],
+    *,
+    higher_is_better: bool,
+    guards: Sequence[Guard] = (),
+) -> Matched:
+    """As `match_logs`, where a side has the logs of trainings with different seeds; one log: of a single model.
+
+    Of a seed whose answers a judge rated several times, each answer's mean rating counts.
+    """
+    repeats = [[repeats_of(log) for log in side] for side in (before, after)]
+    every = same_questions([repeat for side in repeats for own in side for repeat in own], name)
+    counts = iter([counted(records) for records in every])
+    base, other = ([next(counts) for own in side for _ in own] for side in repeats)
     if len(every) == 2:
         found = matched(base[0], other[0], higher_is_better=higher_is_better)
     else:
         found = matched_repeats(base, other, higher_is_better=higher_is_better)
+    if len(before) > 1 or len(after) > 1:
+        sides = [_mean_by_seed(own, side) for own, side in zip((found.base, found.other), repeats, strict=True)]
+        found = replace(found, base=sides[0], other=sides[1], seeds=True)
     found = replace(found, guards=match_guards(before, after, guards))
-    rated = [sample.records for log in (*ours, *theirs) for sample in log.values() if name in sample.records]
+    logs = [repeat for side in repeats for own in side for repeat in own]
+    rated = [sample.records for log in logs for sample in log.values() if name in sample.records]
     if len(rated) == sum(map(len, every)):
         return found
     return replace(found, left_out=len({image_of(records[name]) for records in rated}) - len(found.parts))
 
 
-def match_guards(
-    before: Mapping[str, Sample], after: Mapping[str, Sample], guards: Sequence[Guard]
-) -> tuple[MatchedGuard, ...]:
-    """The guards that the base's log has something of, ready to be tested."""
+def _mean_by_seed(counts: Sequence[Array], seeds: Sequence[Sequence[object]]) -> list[Array]:
+    """Each seed's mean counts over its repeats of the judge, of the counts of all seeds' repeats."""
+    each = iter(counts)
+    return [np.asarray(np.mean([next(each) for _ in repeats], axis=0)) for repeats in seeds]
+
+
+def match_guards(before: Sequence[Log], after: Sequence[Log], guards: Sequence[Guard]) -> tuple[MatchedGuard, ...]:
+    """The guards that the base's logs have something of, ready to be tested."""
     found = []
     for guard in guards:
-        ours, theirs = guard.log(before), guard.log(after)
-        if not any(sample.records for sample in ours.values()):
+        ours, theirs = ([guard.log(log) for log in side] for side in (before, after))
+        if not all(any(sample.records for sample in log.values()) for log in ours):
             continue
         match = None
         with suppress(RecordsError):  # the other log has nothing of it
-            match = match_logs(
+            match = match_seeds(
                 ours, theirs, guard.name, partial(_count, guard.metric), higher_is_better=guard.higher_is_better
             )
         facts = {"name": guard.name, "what": guard.what, "unit": guard.unit}

@@ -44,9 +44,10 @@ from leaderboards.gate.recomputed import LogCheck, Rescore, check_interval
 from leaderboards.gate.result import Checked, Claim, GateResult, Unchecked, name_of
 from leaderboards.gate.source import GateSource, metric_key
 from leaderboards.statistics.guard_test import GuardTest
+from leaderboards.statistics.matches import Matched
 from leaderboards.statistics.resampling import Counted, CountsMetric
 from leaderboards.statistics.significance import holm
-from leaderboards.statistics.verdict import Matched, PairedTest, adjusted, verdicts
+from leaderboards.statistics.verdict import PairedTest, adjusted, verdicts
 from support.errors import BoardError, CompareError, did_you_mean
 from support.markdown import line, number
 

@@ -105,12 +105,17 @@ class Spread(NamedTuple):
     """Degrees of freedom of that error."""
     unseen: float
     """What flips that were not seen add to it, as a standard error."""
+    images: float
+    """How many images of equal weight count as much."""
     width: float
     """The largest difference there could be."""
+    others: tuple[tuple[float, float], ...] = ()
+    """Standard errors of other kinds, each with its degrees of freedom: of training seeds."""
 
     def reach(self, alpha: float = ALPHA) -> float:
         """How far the interval of level 1 - alpha reaches to each side."""
-        return math.hypot(_student(self.freedom, alpha) * self.error, _normal(alpha) * self.unseen)
+        kinds = (student(freedom, alpha) * error for error, freedom in ((self.error, self.freedom), *self.others))
+        return math.hypot(*kinds, _normal(alpha) * self.unseen)
 
     def ends(self, difference: float) -> tuple[float, float]:
         """The 95% interval of a difference."""
@@ -149,7 +154,7 @@ def difference_spread(
     spread = math.hypot(error, judge[0])
     mood = (judge[0] / spread) ** 2 if spread > 0 else 0.0
     freedom = 1 / ((1 - mood) ** 2 / max(images - len(np.unique(parts)), _LEAST) + mood**2 / judge[1])
-    return Spread(spread, freedom, _unseen_error(_flips(metric, first, second), images, width), width)
+    return Spread(spread, freedom, unseen_error(metric, first, second, images, width), images, width)
 
 
 def agree_with_test(low: float, high: float, difference: float, p: float) -> tuple[float, float]:
@@ -290,10 +295,10 @@ def _effective_answers(share: float, changes: Array, images: float, unit: float,
     turns = (1 - 2 * middle) / chance * deviations / images
     turns -= (deviations**2 - images**2 * square / len(changes)) / (every * weight)
     uncertain = float((turns**2).sum()) + 2 / freedom * (images * mood**2 / every) ** 2
-    return images * chance / every * (_Z / _student(max(2 / uncertain, _LEAST) if uncertain > 0 else math.inf)) ** 2
+    return images * chance / every * (_Z / student(max(2 / uncertain, _LEAST) if uncertain > 0 else math.inf)) ** 2
 
 
-def _student(freedom: float, alpha: float = ALPHA) -> float:
+def student(freedom: float, alpha: float = ALPHA) -> float:
     """The quantile of Student's t within which all but `alpha` lie."""
     if freedom > 1e6:
         return _normal(alpha)
@@ -333,11 +338,11 @@ def _upper(share: float, answers: float, allowed: float = ALPHA / 2) -> float:
     return find_root(tail_beyond, share, 1.0)
 
 
-def _unseen_error(flips: Array, images: float, width: float) -> float:
+def unseen_error(metric: CountsMetric, base: Array, other: Array, images: float, width: float) -> float:
     """What flips that were not seen add to the standard error of a difference: one flip of the size of those seen (and
     of a whole image, as a half of one), and 1.5 more as far as flips are rare and go one way, which makes them
     skewed."""
-    whole = width / images
+    flips, whole = _flips(metric, base, other), width / images
     if not whole > 0:
         return 0.0
     square = float((flips**2).sum())

@@ -18,7 +18,7 @@ calls is estimated from all models together, since they have the same judge, and
 tail.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb, hypot, sqrt
@@ -26,6 +26,7 @@ from math import comb, hypot, sqrt
 import numpy as np
 
 from leaderboards.statistics.resampling import Array, Counted, CountsMetric, Record, bootstrap, common, value_of
+from leaderboards.statistics.seed_groups import scores_of, seeds_test
 from leaderboards.statistics.significance import ALPHA, holm, judge_spread, least_p, tail
 
 _TIE = 1e-9  # relative difference of two scores below which they are equal but for rounding
@@ -95,9 +96,38 @@ def ranks_of(
             else np.zeros((0, len(ranked)))
         )
         raw = _p_values(counts, {name: single[name] for name in ranked}, drawn)
+    return _places(models, {name: scores[name] for name in ranked}, raw, higher_is_better, may_lead)
+
+
+def ranks_of_seeds(
+    models: Mapping[str, Sequence[Sequence[Counted]]],
+    *,
+    higher_is_better: bool,
+    may_lead: MayLead = lambda first, second: True,
+) -> dict[str, Rank | None]:
+    """As `ranks_of`, where some models are several trainings: each has the records of each seed and repeat of the
+    judge. Each two are tested by `seeds_test`, over seeds and images."""
+    images = common([repeat for side in models.values() for repeats in side for repeat in repeats])
+    first = next(iter(models.values()))[0][0]
+    metric, parts = first.metric, first.strata(images)
+    counts = {
+        name: [np.asarray(np.mean([repeat.counts(images) for repeat in repeats], axis=0)) for repeats in side]
+        for name, side in models.items()
+    }
+    scores = {name: float(scores_of(metric, own).mean()) for name, own in counts.items()}
+    known = {name: score for name, score in scores.items() if np.isfinite(score)}
+    raw = [seeds_test(metric, counts[one], counts[two], parts).p for one, two in combinations(known, 2)]
+    return _places(models, known, raw, higher_is_better, may_lead)
+
+
+def _places(
+    models: Iterable[str], scores: Mapping[str, float], raw: Sequence[float], higher_is_better: bool, may_lead: MayLead
+) -> dict[str, Rank | None]:
+    """The rank of each model, of those with a score by the p-values of each two of them."""
+    ranked = list(scores)
     better: dict[str, set[str]] = {name: set() for name in ranked}
     worse: dict[str, set[str]] = {name: set() for name in ranked}
-    for (one, two), p in zip(pairs, holm(raw), strict=True):
+    for (one, two), p in zip(combinations(ranked, 2), holm(raw), strict=True):
         if p <= ALPHA:
             first, second = (one, two) if (scores[one] > scores[two]) == higher_is_better else (two, one)
             if may_lead(first, second):

@@ -32,6 +32,7 @@ from leaderboards.statistics.edge_intervals import (
     score_interval,
 )
 from leaderboards.statistics.guard_test import GuardTest, is_beyond
+from leaderboards.statistics.matches import Matched, MatchedGuard
 from leaderboards.statistics.mcnemar import mcnemar_p
 from leaderboards.statistics.permutation import TIE, permutation_p
 from leaderboards.statistics.resampling import (
@@ -48,6 +49,7 @@ from leaderboards.statistics.resampling import (
     swapped,
     value_of,
 )
+from leaderboards.statistics.seed_groups import Seeds, seeds_test
 from leaderboards.statistics.significance import ALPHA, DETECTED, holm, judge_spread
 from support.errors import RecordsError
 
@@ -125,6 +127,9 @@ class PairedTest:
     guards: tuple[GuardTest, ...] = ()
     """What must not become worse while this metric improves; not adjusted for a panel."""
 
+    seeds: Seeds | None = None
+    """Of which trainings this is the mean, where it is of several; `p` and interval are those of `seeds_test`."""
+
     @property
     def fallen(self) -> list[GuardTest]:
         """The guards that are worse."""
@@ -144,44 +149,6 @@ class PairedTest:
         """The verdict as it is shown, with the reason where a guard is worse: "not better: coverage fell"."""
         outcome = self.outcome
         return f"{outcome}: {', '.join(guard.what for guard in self.fallen)}" if outcome == "not better" else outcome
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Matched:
-    """Two models' counts of the same images by one metric, ready to be tested."""
-
-    base: Sequence[Array]
-    """Counts [images, k] of each repeat of the judge; one without a judge or repeats."""
-
-    other: Sequence[Array]
-    metric: CountsMetric
-    higher_is_better: bool
-
-    parts: NDArray[np.int64]
-    """The stratum of each image [images]."""
-
-    left_out: int = 0
-    """Images that are not compared."""
-
-    mcnemar: float | None = None
-
-    guards: "tuple[MatchedGuard, ...]" = ()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MatchedGuard:
-    """Two models' counts of one guard."""
-
-    name: str
-    what: str
-    """What is said of it if it is worse: "coverage fell"."""
-    unit: str
-    match: Matched | None
-    """None: the other model has nothing that the guard could be computed from."""
-    share: float = 0.0
-    """How far it may move the wrong way, as a share of the base's value."""
-    points: float = 0.0
-    """The same, in its unit."""
 
 
 def compare(
@@ -239,8 +206,9 @@ def verdicts(matches: Mapping[_K, Matched], *, resamples: int = 10_000, seed: in
     """The verdict on each match, not adjusted; matches over the same images share one draw."""
     groups: dict[bytes, list[_K]] = {}
     for key, one in matches.items():
-        groups.setdefault(one.parts.tobytes(), []).append(key)
-    tests: dict[_K, PairedTest] = {}
+        if not one.seeds:
+            groups.setdefault(one.parts.tobytes(), []).append(key)
+    tests = {key: _test_seeds(one, resamples, seed) for key, one in matches.items() if one.seeds}
     for keys in groups.values():
         tests |= zip(keys, _test_on_one_draw([matches[key] for key in keys], resamples, seed), strict=True)
     return {
@@ -261,7 +229,7 @@ def guard_test(guard: MatchedGuard, resamples: int = 10_000, seed: int = 0) -> G
     if base is not None and other is None:
         p = 0.0
     elif not (base is None or other is None) and is_beyond(base, other, allowed, higher_is_better=one.higher_is_better):
-        p = _test_on_one_draw([one], resamples, seed)[0].p / 2
+        p = verdicts({"": one}, resamples=resamples, seed=seed)[""].p / 2
     return GuardTest(**facts, base=base, other=other, allowed=allowed, p=p)
 
 
@@ -351,6 +319,35 @@ def _test_on_one_draw(matches: Sequence[Matched], resamples: int, seed: int) -> 
         _verdict(one, [None if drawn is None else drawn[:, side] for side in own], swaps, index, seed)
         for index, (one, own) in enumerate(zip(matches, where, strict=True))
     ]
+
+
+def _test_seeds(one: Matched, resamples: int, seed: int) -> PairedTest:
+    """The test of the mean over seeds, and of each seed by itself: what that says is counted."""
+    found = seeds_test(one.metric, one.base, one.other, one.parts)
+    each = [replace(one, other=[own], seeds=len(one.base) > 1, guards=()) for own in one.other]
+    alone = verdicts(dict(enumerate(each)), resamples=resamples, seed=seed) if len(each) > 1 else {}
+    outcomes = [test.outcome for test in alone.values()]
+    told = Seeds(
+        base=len(one.base),
+        other=len(one.other),
+        higher=found.higher,
+        lower=found.lower,
+        better=outcomes.count("better"),
+        worse=outcomes.count("worse"),
+    )
+    return PairedTest(
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        p=found.p,
+        mde=found.mde,
+        base=found.base,
+        other=found.other,
+        images=len(one.parts),
+        left_out=one.left_out,
+        higher_is_better=one.higher_is_better,
+        seeds=told,
+    )
 
 
 def _verdict(one: Matched, drawn: Sequence[Array | None], swaps: Swaps, pair: int, seed: int) -> PairedTest:

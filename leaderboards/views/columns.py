@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from leaderboards.board.entry import EMPTY_ANSWERS, Entry, Key, is_neutral
+from leaderboards.board.entry import EMPTY_ANSWERS, SEEDS, Entry, Key, is_neutral
 from leaderboards.statistics.prediction_powered import Corrected
 from leaderboards.statistics.ranks import Rank
 from leaderboards.statistics.verdict import Outcome, PairedTest
@@ -137,6 +137,23 @@ def outcome(metric: str, verdict: PairedTest) -> str:
     return "higher" if (verdict.difference or 0.0) > 0 else "lower"
 
 
+SEEDS_LEGEND: Final = (
+    "Of several seeds: the mean, with an interval and a p of a crossed t test, over seeds and images; of N seeds so "
+    "many better: each by its own test, not adjusted."
+)
+
+
+def seeds_in_words(metric: str, verdict: PairedTest) -> str:
+    """Such as "of 5 seeds 4 better, 1 not separable, 5 higher"; empty where a verdict is on one training."""
+    found = verdict.seeds
+    if found is None or found.other < 2:
+        return "" if found is None else f"the base is {found.base} seeds"
+    alone = {"better": found.better, "worse": found.worse, "not separable": found.other - found.better - found.worse}
+    said = [] if is_neutral(metric) else [f"{count} {word}" for word, count in alone.items() if count]
+    ahead = f"{found.higher} higher" if verdict.higher_is_better else f"{found.lower} lower"
+    return f"of {found.other} seeds {', '.join([*said, ahead])}"
+
+
 def mark(metric: str, verdict: PairedTest) -> str:
     """The sign of a verdict; none if neither direction is better."""
     return "" if outcome(metric, verdict) in ("higher", "lower") else MARKS[verdict.outcome]
@@ -157,6 +174,7 @@ def remarks(entry: Entry) -> list[str]:
     """What to know before believing the number, a few words each; not escaped."""
     leaked = entry.provenance.get("leaks", "0")  # rows of its training data that show the task's pictures
     found = [
+        (SEEDS in entry.provenance, f"seeds {entry.provenance.get(SEEDS)}"),
         (entry.scored < entry.samples, f"{entry.scored}/{entry.samples}"),
         (entry.failed > 0, f"{entry.failed} failed"),
         (entry.unparsed > 0, f"{entry.unparsed} unparsed"),

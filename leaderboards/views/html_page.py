@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from leaderboards.board.board import newest
 from leaderboards.board.entry import Entry, Key
 from leaderboards.views import glossary
-from leaderboards.views.columns import NO_COMPARISON, BoardComparison
+from leaderboards.views.columns import NO_COMPARISON, SEEDS_LEGEND, BoardComparison
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.page_answers import ANSWERS, Loader, Marker, Thumbnails, mark, pack
 from leaderboards.views.page_tables import BoardTable, answers_of, board_table, cost_table, reported_table, run_table
@@ -50,6 +50,9 @@ class PageExtras:
 
     curves: Mapping[str, Mapping[str, Sequence[Point]]] = field(default_factory=dict)
     """Metric label -> arm -> scored checkpoints."""
+
+    best: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Metric label -> the best checkpoint of each arm, and its score on images that did not choose it, in words."""
 
     references: Sequence[Reference] = ()
     """What others reported; shown are those of metrics on this board, apart from its scores."""
@@ -112,6 +115,7 @@ def page(
             [own for column, own in headlines if not column.key.neutral], [line(model) for model in models]
         ),
         curves=[chart for chart in charts if chart],
+        best={line(label): words for label, words in extras.best.items()},
         costs=cost_table(shown),
         runs=run_table(shown),
         partial=any(entry.partial for entry in shown),
@@ -119,6 +123,7 @@ def page(
         notes=[line(note) for note in [*extras.notes, *archive.notes]],
         archive=archive,
         number=number,
+        seeds_legend=SEEDS_LEGEND,
         line=line,
         **_words_of(board),
     )

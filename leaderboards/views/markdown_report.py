@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from leaderboards.board.board import newest
-from leaderboards.board.entry import Entry
+from leaderboards.board.entry import SEEDS, Entry
 from leaderboards.board.entry import to_json as entry_to_json
 from leaderboards.statistics.verdict import PairedTest
 from leaderboards.views.average_rank import average_ranks, headlines_of, leading
@@ -24,6 +24,7 @@ from leaderboards.views.columns import (
     MUTE,
     NO_COMPARISON,
     PROTOCOL_DIFFERS,
+    SEEDS_LEGEND,
     BoardComparison,
     Column,
     arrow,
@@ -32,6 +33,7 @@ from leaderboards.views.columns import (
     mark,
     outcome,
     remarks,
+    seeds_in_words,
     several_versions,
 )
 from leaderboards.views.glossary import INTERVAL, MARKS, OF_BOARD, RANK, in_json, p_of
@@ -188,6 +190,7 @@ def _score(entry: Entry, comparison: BoardComparison, *, best: bool) -> Cell:
         word, sign = outcome(entry.metric, verdict), mark(entry.metric, verdict)
         said = sign if word == verdict.outcome else f"{sign} {word}".strip()
         parts.append(f"{number(verdict.difference, entry.unit, signed=True)} {said}")
+        parts += [words] if (words := seeds_in_words(entry.metric, verdict)) else []
     if comparison.protocol_differences.get(entry.key):
         parts.append(PROTOCOL_DIFFERS)
     known = remarks(entry)
@@ -205,6 +208,7 @@ def _caption(shown: Sequence[Entry], comparison: BoardComparison, base: str | No
     tested = any(entry.key in comparison.verdicts for entry in shown)
     parts = (
         (any(entry.low is not None for entry in shown), INTERVAL),
+        (any(SEEDS in entry.provenance for entry in shown), SEEDS_LEGEND),
         (True, "Bold: the best of a metric."),
         (
             tested,
@@ -229,6 +233,7 @@ def _legend(shown: Sequence[Entry], comparison: BoardComparison, base: str | Non
         ),
         (any(comparison.rank(entry) for entry in shown), RANK),
         (bool(tested), f"Difference to {name} on the same questions: {MARKS} {p_of(OF_BOARD)}"),
+        (any(SEEDS in entry.provenance for entry in shown), SEEDS_LEGEND),
         (any(word.startswith("not better") for word in words), "△: better only by saying less, which is named."),
         (bool(words & {"higher", "lower"}), "Higher, lower: of how a model answers, where neither is better."),
         (
@@ -256,6 +261,7 @@ _COLUMNS = (
     *("value", "low", "high", "samples", "scored", "unscored", "failed", "unparsed", "empty", "guards", "limit"),
     *("rank_low", "rank_high", "difference", "difference_low", "difference_high", "p", "outcome", "mde", "images"),
     *("corrected", "corrected_low", "corrected_high", "labels", "labelled_images", "lambda"),
+    *("seeds", "seeds_higher", "seeds_lower", "seeds_better", "seeds_worse"),
     *("asked_otherwise", "seconds", "cost", "created", "run", "source"),
 )
 """Names that programs read: they stay."""
@@ -266,6 +272,7 @@ def _row(entry: Entry, comparison: BoardComparison) -> dict[str, Any]:
     verdict, rank = comparison.verdicts.get(entry.key), comparison.rank(entry)
     row: dict[str, Any] = {name: getattr(entry, name, None) for name in _COLUMNS}
     row["guards"] = [f"{name} {value:g}" for name, value in entry.guards.items()]
+    row["seeds"] = entry.provenance.get(SEEDS)
     row["asked_otherwise"] = list(comparison.protocol_differences.get(entry.key, ()))
     if rank is not None:
         row |= {"rank_low": rank.low, "rank_high": rank.high}
@@ -276,4 +283,6 @@ def _row(entry: Entry, comparison: BoardComparison) -> dict[str, Any]:
         row |= {name: getattr(verdict, name) for name in ("difference", "p", "mde", "images")}
         row |= {"difference_low": verdict.low, "difference_high": verdict.high}
         row["outcome"] = outcome(entry.metric, verdict)
+        if (seeds := verdict.seeds) is not None and seeds.other > 1:
+            row |= {f"seeds_{name}": getattr(seeds, name) for name in ("higher", "lower", "better", "worse")}
     return row

@@ -20,6 +20,7 @@ from leaderboards.views.columns import (
     corrected_in_words,
     outcome,
     remarks,
+    seeds_in_words,
     several_versions,
 )
 from leaderboards.views.page_answers import Asked
@@ -81,6 +82,8 @@ class VerdictRow:
     order: float
     images: int
     outcome: str
+    seeds: str
+    """What the seeds say by themselves, where it is on several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +158,17 @@ def _cell(entry: Entry, comparison: BoardComparison) -> Cell:
         interval=span(entry.low, entry.high, entry.unit).strip(),
         corrected=corrected_in_words(corrected, entry.unit) if corrected else "",
         rank=str(comparison.rank(entry) or ""),
-        notes=line(", ".join([*remarks(entry), *([f"{MUTE} most answers are empty"] if entry.mute else [])])),
+        notes=line(", ".join(_notes(entry, verdict))),
         order=entry.value,
         change=number(verdict.difference, entry.unit, signed=True) if verdict else "",
         outcome=outcome(entry.metric, verdict) if verdict else None,
         protocol_differs=entry.key in comparison.protocol_differences,
     )
+
+
+def _notes(entry: Entry, verdict: PairedTest | None) -> list[str]:
+    seeds = seeds_in_words(entry.metric, verdict) if verdict else ""
+    return [*remarks(entry), *filter(None, (seeds, f"{MUTE} most answers are empty" if entry.mute else ""))]
 
 
 def _verdict_row(column: PageColumn, entry: Entry, verdict: PairedTest) -> VerdictRow:
@@ -176,6 +184,7 @@ def _verdict_row(column: PageColumn, entry: Entry, verdict: PairedTest) -> Verdi
         order=verdict.p,
         images=verdict.images,
         outcome=outcome(entry.metric, verdict),
+        seeds=seeds_in_words(entry.metric, verdict),
     )
 
 

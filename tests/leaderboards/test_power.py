@@ -11,9 +11,10 @@ from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.comparison.power import Power, of_boards, paired, single, supposed
 from leaderboards.comparison.power_report import Plan, render, render_panel, to_json
+from leaderboards.statistics.matches import Matched
 from leaderboards.statistics.planned_test import Spread, smallest_difference
 from leaderboards.statistics.significance import ALPHA
-from leaderboards.statistics.verdict import Matched, verdicts
+from leaderboards.statistics.verdict import verdicts
 from support.errors import CompareError
 from tasks.metric import mean_of
 

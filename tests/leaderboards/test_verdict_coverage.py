@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
+from leaderboards.statistics.matches import Matched
 from leaderboards.statistics.resampling import Array, CountsMetric
-from leaderboards.statistics.verdict import Matched, compare, interval, verdicts
+from leaderboards.statistics.verdict import compare, interval, verdicts
 from tasks.benchmarks import yes_no
 from tasks.metric import Metric
 from tests.leaderboards.records import CHAIR_I, MME, Records, captions, mme_answers

@@ -85,6 +85,11 @@ class Recipe(Section):
         """A hash of all values that differ from their defaults, and of the name; a run folder belongs to one digest."""
         return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:16]
 
+    @property
+    def settings(self) -> str:
+        """Its name, and a digest of all but the seed: trainings that share it differ by their seed alone."""
+        return f"{self.name} {self.model_copy(update={'seed': 0}).digest}"
+
 
 class PreferenceRecipe(Recipe):
     """A model trained on preference data."""

@@ -117,6 +117,10 @@ class RunCallback(TrainerCallback):
         folder = out / f"checkpoint-{state.global_step}"
         name_base_in_adapter(self.job, folder)
         note: dict[str, Any] = {**note_base(self.job, folder), **place, "recipe": recipe.digest}
+        last, saves = state.global_step >= state.max_steps, saved_at(state.max_steps, recipe.training)
+        number = len([step for step in saves if step <= state.global_step])
+        # Trainings with different seeds may have different numbers of steps, where each builds its own data.
+        note |= {"seed": recipe.seed, "settings": f"{recipe.settings} {self.arm}", "save": "last" if last else number}
         note |= {"left out": self.left_out} if self.left_out else {}
         note |= {TOKENS: TOKENS_VERSION} | ({UNCHANGED: True} if self.unchanged else {})
         note |= {"order": order} if (order := _order_of_pairs(recipe.training)) else {}
