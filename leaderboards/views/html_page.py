@@ -123,7 +123,6 @@ def page(
         notes=[line(note) for note in [*extras.notes, *archive.notes]],
         archive=archive,
         number=number,
-        seeds_legend=SEEDS_LEGEND,
         line=line,
         **_words_of(board),
     )
@@ -134,6 +133,7 @@ def _words_of(board: BoardTable) -> dict[str, Any]:
     """What the page says of its intervals, p-values and marks, of those that it has."""
     outcomes = {row.outcome.partition(":")[0] for row in board.against}
     return {
+        "seeds_legend": SEEDS_LEGEND,
         "glossary": glossary.__dict__,
         "p_is": glossary.p_of(glossary.OF_BOARD),
         "ranked": any(cell is not None and cell.rank for _, cells in board.rows for cell in cells),
