@@ -15,9 +15,10 @@ from numpy.random import Generator
 from scipy import stats
 
 from leaderboards.statistics.edge_intervals import centred, influences
+from leaderboards.statistics.matches import Matched
 from leaderboards.statistics.resampling import Array, CountsMetric, bootstrap, swapped, value_of
 from leaderboards.statistics.significance import ALPHA
-from leaderboards.statistics.verdict import Matched, PairedTest, verdicts
+from leaderboards.statistics.verdict import PairedTest, verdicts
 from tests.leaderboards.edge_cells import METRICS, parts_of
 
 RESAMPLES = 999

@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 
 from leaderboards.statistics.edge_intervals import score_interval
+from leaderboards.statistics.matches import Matched
 from leaderboards.statistics.planned_test import Spread, smallest_difference
 from leaderboards.statistics.resampling import Array, swapped
 from leaderboards.statistics.significance import ALPHA, holm
-from leaderboards.statistics.verdict import Matched, verdicts
+from leaderboards.statistics.verdict import verdicts
 from tasks.metric import mean_of
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "docs" / "pictures"
