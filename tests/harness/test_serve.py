@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import harness.serving.settings as serving_settings
 from harness.cli import main as cli
+from harness.models.base_names import name_of_folder
 from harness.models.configuration import identity_of
 from harness.models.fetch import fetch
 from harness.models.spec import WEIGHTS, ModelSpec, find
@@ -66,7 +67,7 @@ def test_one_server_serves_a_base_and_its_adapters_one_after_the_other(vllm: Pat
     assert {"--enable-lora", "--max-lora-rank=64"} <= set(words)
     assert "--enable-tower-connector-lora" not in words
     calls = [line for line in lines(vllm) if isinstance(line, list)][1:]
-    names = [f"{folder}-adapter" for folder in folders]
+    names = [f"{name_of_folder(folder)}-adapter" for folder in folders]
     assert [(path.split("/")[-1], call["lora_name"]) for path, call in calls] == [
         ("load_lora_adapter", names[0]), ("unload_lora_adapter", names[0]), ("load_lora_adapter", names[1])
     ]  # fmt: skip
@@ -80,7 +81,7 @@ def test_a_server_that_is_not_ready_for_an_adapter_is_started_anew(vllm: Path, t
         plain = host.reach(fetch(find("scenes-base")))
         tuned = host.reach(fetch(find(str(vision))))
         assert host.starts == 2
-        assert (plain.pretrained, tuned.pretrained) == ("scenes-base", f"{vision}-adapter")
+        assert (plain.pretrained, tuned.pretrained) == ("scenes-base", f"{name_of_folder(vision)}-adapter")
         assert host.seconds > 0
     assert "--enable-tower-connector-lora" in starts(vllm)[1]
     loaded = Path(lines(vllm)[-1][1]["lora_path"])
