@@ -16,9 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from leaderboards.board.board import newest
-from leaderboards.board.entry import SEEDS, Entry
+from leaderboards.board.entry import BARE, SEEDS, Entry, name_of_protocol
 from leaderboards.board.entry import to_json as entry_to_json
 from leaderboards.statistics.verdict import PairedTest
+from leaderboards.views.asked_apart import asked_apart, protocols_of
 from leaderboards.views.average_rank import average_ranks, headlines_of, leading
 from leaderboards.views.columns import (
     MUTE,
@@ -81,9 +82,9 @@ def leaderboard_blocks(
     columns = columns_of(shown)
     places = average_ranks(columns, comparison) if ranked else {}
     models.sort(key=lambda model: places.get(model, math.inf))
-    leads = leading(columns, comparison)
+    leads, apart = leading(columns, comparison), asked_apart(columns.values())
     scores = {
-        (entry.model, column): _score(entry, comparison, best=entry.key in leads)
+        (entry.model, column): _score(entry, comparison, best=entry.key in leads, asked=apart.get(entry.key, ""))
         for column, own in columns.items()
         for entry in own
     }
@@ -105,7 +106,7 @@ def leaderboard_blocks(
         by_model = zip(*rows, strict=True)
         found = [[Cell(labels[model]), *row] for model, row in zip(models, by_model, strict=True)]
         text = Table(["model", *headers], found, caption)
-    words = " ".join(filter(None, (*legend, _legend(shown, comparison, base))))
+    words = " ".join(filter(None, (*legend, _legend(shown, comparison, base), _protocols(shown, bool(apart)))))
     return [text, *([words] if words else [])]
 
 
@@ -171,7 +172,7 @@ def _header(column: Column, *, with_version: bool) -> str:
     return " ".join(filter(None, (column.words, version, judge)))
 
 
-def _score(entry: Entry, comparison: BoardComparison, *, best: bool) -> Cell:
+def _score(entry: Entry, comparison: BoardComparison, *, best: bool, asked: str = "") -> Cell:
     """Value, interval, rank, difference to the base and remarks."""
     found = {"text": number(entry.value, entry.unit)}
     if entry.low is not None and entry.high is not None:
@@ -193,7 +194,7 @@ def _score(entry: Entry, comparison: BoardComparison, *, best: bool) -> Cell:
         parts += [words] if (words := seeds_in_words(entry.metric, verdict)) else []
     if comparison.protocol_differences.get(entry.key):
         parts.append(PROTOCOL_DIFFERS)
-    known = remarks(entry)
+    known = [*remarks(entry), *([f"asked by {line(asked)}"] if asked else [])]
     return Cell(
         **found,
         more=" ".join(parts),
@@ -201,6 +202,16 @@ def _score(entry: Entry, comparison: BoardComparison, *, best: bool) -> Cell:
         best=best,
         tested="better" if word == "better" else "worse" if word == "worse" else "",
     )
+
+
+def _protocols(shown: Sequence[Entry], apart: bool) -> str:
+    """Whose wording the questions had, by model; empty where all were asked as they stand in the data."""
+    found = protocols_of(shown)
+    if set(found.values()) <= {BARE}:
+        return ""
+    differ = " (asked by ...): scores of one column were asked in several ways, so a difference may come from that."
+    named = "; ".join(f"{cell(model)}: {cell(asked)}" for model, asked in found.items())
+    return f"Protocols: {named}.{differ if apart else ''}"
 
 
 def _caption(shown: Sequence[Entry], comparison: BoardComparison, base: str | None) -> str:
@@ -262,7 +273,7 @@ _COLUMNS = (
     *("rank_low", "rank_high", "difference", "difference_low", "difference_high", "p", "outcome", "mde", "images"),
     *("corrected", "corrected_low", "corrected_high", "labels", "labelled_images", "lambda"),
     *("seeds", "seeds_higher", "seeds_lower", "seeds_better", "seeds_worse"),
-    *("asked_otherwise", "seconds", "cost", "created", "run", "source"),
+    *("protocol", "asked_otherwise", "seconds", "cost", "created", "run", "source"),
 )
 """Names that programs read: they stay."""
 
@@ -273,6 +284,7 @@ def _row(entry: Entry, comparison: BoardComparison) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(entry, name, None) for name in _COLUMNS}
     row["guards"] = [f"{name} {value:g}" for name, value in entry.guards.items()]
     row["seeds"] = entry.provenance.get(SEEDS)
+    row["protocol"] = None if entry.imported is not None else name_of_protocol(entry.provenance)
     row["asked_otherwise"] = list(comparison.protocol_differences.get(entry.key, ()))
     if rank is not None:
         row |= {"rank_low": rank.low, "rank_high": rank.high}

@@ -6,14 +6,16 @@
 Nothing here is escaped; the template does that.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from leaderboards.board.entry import COST_NOT_KNOWN, Entry
+from leaderboards.board.entry import BARE, COST_NOT_KNOWN, Entry, Key
 from leaderboards.statistics.verdict import PairedTest
+from leaderboards.views.asked_apart import asked_apart, protocols_of
 from leaderboards.views.columns import (
     MUTE,
+    PROTOCOL_DIFFERS,
     BoardComparison,
     Column,
     columns_of,
@@ -24,7 +26,7 @@ from leaderboards.views.columns import (
     several_versions,
 )
 from leaderboards.views.page_answers import Asked
-from leaderboards.views.published import Reference
+from leaderboards.views.published import Reference, asked_otherwise, protocols_in_words
 from leaderboards.views.svg_charts import best_first
 from support.markdown import line, number, p_value, span
 
@@ -67,6 +69,9 @@ class Cell:
 
     protocol_differs: bool
 
+    asked: str
+    """Whose wording its questions had, where those of its column were asked in several ways."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerdictRow:
@@ -99,6 +104,9 @@ class BoardTable:
     protocol_differences: list[tuple[str, str, str]]
     """Model, metric, and how its questions were asked or rated differently from the base's."""
 
+    protocols: list[tuple[str, str]]
+    """Model, and whose wording its questions had; none where all were asked as they stand in the data."""
+
 
 def board_table(entries: Sequence[Entry], base: str | None, comparison: BoardComparison) -> BoardTable:
     """The table of these scores, sorted by the first headline metric."""
@@ -110,11 +118,12 @@ def board_table(entries: Sequence[Entry], base: str | None, comparison: BoardCom
         sign = -1 if columns[sorted_by].key.higher_is_better else 1
         first = {model: entry.value for model, entry in of_model[sorted_by].items()}
         models.sort(key=lambda model: (first.get(model) is None, sign * (first.get(model) or 0.0)))
+    apart, protocols = asked_apart(column.entries for column in columns), protocols_of(entries)
     by_key = {entry.key: (column, entry) for column in columns for entry in column.entries}
     return BoardTable(
         columns=columns,
         rows=[
-            (model, [_cell(found[model], comparison) if model in found else None for found in of_model])
+            (model, [_cell(found[model], comparison, apart) if model in found else None for found in of_model])
             for model in models
         ],
         against=[_verdict_row(*by_key[key], verdict) for key, verdict in comparison.verdicts.items() if key[0] != base],
@@ -123,6 +132,7 @@ def board_table(entries: Sequence[Entry], base: str | None, comparison: BoardCom
             (by_key[key][1].model, by_key[key][0].name, line("; ".join(words)))
             for key, words in comparison.protocol_differences.items()
         ],
+        protocols=list(protocols.items()) if {*protocols.values()} - {BARE} else [],
     )
 
 
@@ -151,7 +161,7 @@ def _page_columns(entries: Sequence[Entry]) -> list[PageColumn]:
     return found
 
 
-def _cell(entry: Entry, comparison: BoardComparison) -> Cell:
+def _cell(entry: Entry, comparison: BoardComparison, apart: Mapping[Key, str]) -> Cell:
     verdict, corrected = comparison.verdicts.get(entry.key), comparison.corrected.get(entry.key)
     return Cell(
         value=number(entry.value, entry.unit),
@@ -163,6 +173,7 @@ def _cell(entry: Entry, comparison: BoardComparison) -> Cell:
         change=number(verdict.difference, entry.unit, signed=True) if verdict else "",
         outcome=outcome(entry.metric, verdict) if verdict else None,
         protocol_differs=entry.key in comparison.protocol_differences,
+        asked=line(apart.get(entry.key, "")),
     )
 
 
@@ -193,8 +204,8 @@ class ReportedTable:
     """What others said of metrics that are on the board."""
 
     columns: list[PageColumn]
-    rows: list[tuple[str, list[tuple[str, float | None]], str]]
-    """Model, a value a column as text and number, source."""
+    rows: list[tuple[str, list[tuple[str, float | None]], str, str]]
+    """Model, a value a column as text and number, protocol ("" where it is not known), source."""
 
     notes: list[tuple[str, str]]
     """Source, and what it says of its scores."""
@@ -212,17 +223,27 @@ def reported_table(references: Iterable[Reference], columns: Sequence[PageColumn
     rows: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
     for reference in shown:
         rows.setdefault((reference.model, reference.source), {})[reference.task, reference.metric] = reference.value
+    otherwise = asked_otherwise([entry for column in columns for entry in column.entries], shown)
+
+    def text(model: str, source: str, name: tuple[str, str], value: float | None) -> str:
+        differs = (model, source, *name) in otherwise
+        return number(value, kept[name].key.unit) + (f" {PROTOCOL_DIFFERS}" if differs else "")
+
     return ReportedTable(
         columns=list(kept.values()),
         rows=[
             (
                 model,
-                [(number(values.get(name), column.key.unit), values.get(name)) for name, column in kept.items()],
+                [(text(model, source, name, values.get(name)), values.get(name)) for name in kept],
+                line(protocols_in_words(one for one in shown if (one.model, one.source) == (model, source))),
                 source,
             )
             for (model, source), values in rows.items()
         ],
-        notes=list(dict.fromkeys((reference.source, reference.note) for reference in shown if reference.note)),
+        notes=[
+            *dict.fromkeys((PROTOCOL_DIFFERS, words) for words in otherwise.values()),
+            *dict.fromkeys((reference.source, reference.note) for reference in shown if reference.note),
+        ],
     )
 
 

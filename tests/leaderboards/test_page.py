@@ -124,8 +124,8 @@ def test_what_others_reported_stands_apart_with_its_source(make_entry: MakeEntry
     html = page(entries, title="Board", references=references)
     apart = html[html.index('<section id="reported"') :].split("</section>")[0]
     text = text_of(apart)
-    assert f"{HOSTILE.replace('/', '/ ')} 12.3 — A paper {HOSTILE}, Table 2" in text
-    assert f"later — 5.0 A paper {HOSTILE}, Table 2" in text
+    assert f"{HOSTILE.replace('/', '/ ')} 12.3 — — A paper {HOSTILE}, Table 2" in text
+    assert f"later — 5.0 — A paper {HOSTILE}, Table 2" in text
     assert f"A paper {HOSTILE}, Table 2: asked <otherwise>" in text
     assert "elsewhere" not in text_of(html)
     assert "imported only" not in text_of(html)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from leaderboards.views.html_page import PageExtras, page
 from leaderboards.views.markdown_report import to_csv, to_json
 from leaderboards.views.published import Reference, beside, published, rows
 from support.errors import BoardError
@@ -81,9 +82,10 @@ def test_references_are_shown_apart_with_their_sources(make_entry: MakeEntry) ->
         "model",
         "mme perception points ↑",
         "mme cognition points ↑",
+        "protocol",
         "source",
     ]
-    assert [cell.strip() for cell in lines[6].split("|")[1:-1]] == ["Silkie", "1539.6", "397.1", "a paper"]
+    assert [cell.strip() for cell in lines[6].split("|")[1:-1]] == ["Silkie", "1539.6", "397.1", "—", "a paper"]
     assert r"Qwen\|VL" in lines[7]
     assert "—" in lines[7]
     assert lines[-1] == "- a paper: mind the judge"
@@ -104,7 +106,7 @@ def test_programs_get_references_apart_from_what_was_measured(make_entry: MakeEn
                 "higher_is_better": True,
                 "headline": True,
             },
-            **{"value": 1539.6, "source": "a paper", "note": "mind the judge"},
+            **{"value": 1539.6, "protocol": "", "source": "a paper", "note": "mind the judge", "asked_otherwise": []},
         }
     ]
     lines = list(csv.DictReader(io.StringIO(to_csv(measured, published=found))))
@@ -130,13 +132,16 @@ def test_nothing_is_shown_of_metrics_nobody_measured_here(make_entry: MakeEntry)
         ([1], "table 0: must be a JSON object, not int"),
         (
             [{"source": "x", "rows": {"m": {"t.m": 1}}, "color": 1}],
-            "table 0: unknown key 'color'; known: source, note, rows",
+            "table 0: unknown key 'color'; known: source, note, protocols, rows",
         ),
         ([{"rows": {"m": {"t.m": 1}}}], "table 0: source must be text, not None"),
         ([{"source": "x", "rows": {}}], r"table 0 \(x\): rows must map models"),
         ([{"source": "x", "rows": {"m": {"mme": 1}}}], "m: 'mme' must be TASK.METRIC"),
         ([{"source": "x", "rows": {"m": {"t.m": "high"}}}], "m: t.m must be a number, not 'high'"),
         ([{"source": "x", "rows": {"m": {"t.m": True}}}], "m: t.m must be a number, not True"),
+        ([{"source": "x", "protocols": {"m": 1}, "rows": {"m": {"t.m": 1}}}], "protocols must map models to tasks"),
+        ([{"source": "x", "protocols": {"n": {"t": "a"}}, "rows": {"m": {"t.m": 1}}}], "n: no score of 't' is in rows"),
+        ([{"source": "x", "protocols": {"m": {"t": 1}}, "rows": {"m": {"t.m": 1}}}], "m: t must be a name, not 1"),
         ([{"source": "x", "note": 3, "rows": {"m": {"t.m": 1}}}], "note must be text, not 3"),
     ),
 )
@@ -155,3 +160,34 @@ def test_a_file_that_is_not_there_or_not_json_is_refused(tmp_path: Path) -> None
     (tmp_path / "torn.json").write_text("[{")
     with pytest.raises(BoardError, match=r"torn\.json"):
         published(tmp_path / "torn.json")
+
+
+def test_a_reported_row_carries_its_protocol_and_says_where_it_differs(make_entry: MakeEntry, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.json"
+    table = {"source": "a paper", "rows": {"m": {"mme.perception": 1500.0, "mmvet.total": 30.0, "pope.f1": 85.0}}}
+    mine.write_text(json.dumps([table | {"protocols": {"m": {"mme": "llava-1.5", "mmvet": "qwen-vl-chat"}}}]))
+    found = published(mine)
+    assert [one.protocol for one in found] == ["llava-1.5", "qwen-vl-chat", ""]
+    asked = {"provenance": {"protocol": "llava-1.5 0123abcd"}}
+    measured = [
+        make_entry(task=task, metric=metric, unit="points", **asked)
+        for task, metric in (("mme", "perception"), ("mmvet", "total"), ("pope", "f1"))
+    ]
+    lines = beside(measured, found).splitlines()
+    cells = next([cell.strip() for cell in line.split("|")] for line in lines if re.match(r"\| m +\|", line))
+    assert cells[1:-1] == ["m", "1500.0", "30.0 ≠", "85.0", "llava-1.5 (mme); qwen-vl-chat (mmvet)", "a paper"]
+    assert "- ≠: mmvet was asked by qwen-vl-chat, here by llava-1.5" in lines
+    said = {row["task"]: (row["protocol"], row["asked_otherwise"]) for row in rows(measured, found)}
+    assert said["mme"] == ("llava-1.5", [])
+    assert said["mmvet"] == ("qwen-vl-chat", ["mmvet was asked by qwen-vl-chat, here by llava-1.5"])
+    assert said["pope"] == ("", [])
+    (line,) = [
+        row
+        for row in csv.DictReader(io.StringIO(to_csv(measured, published=rows(measured, found))))
+        if row["task"] == "mmvet" and row["source"]
+    ]
+    assert (line["protocol"], "qwen-vl-chat" in line["asked_otherwise"]) == ("qwen-vl-chat", True)
+    html = page(measured, title="B", extras=PageExtras(references=found))
+    assert "30.0 ≠" in html
+    assert "llava-1.5 (mme); qwen-vl-chat (mmvet)" in html
+    assert "mmvet was asked by qwen-vl-chat, here by llava-1.5" in html
