@@ -70,7 +70,7 @@ def evaluate(
     if found is not None:
         return EvalResult(model=name, entries=found.entries, samples=found.samples, seconds=found.seconds)
     names = {task.name for task in chosen}
-    entries = kept.current(partial=True) if kept is not None else []
+    entries = kept.measured(settings.limit) if kept is not None else []
     return EvalResult(model=name, entries=[each for each in entries if each.model == name and each.task in names])
 
 

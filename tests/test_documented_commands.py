@@ -16,6 +16,7 @@ from typer._click.exceptions import ClickException, MissingParameter, UsageError
 
 from harness.cli.application import complete_options, run
 from harness.cli.lazy import COMMANDS, load_command
+from harness.cli.lm_eval_words import _TRANSLATED
 from tasks.judges.ledger import Ledger
 from tests.documented_commands import HELP, PAGES, Documented, documented
 from tests.harness.rated_scenes import write_rated_scenes
@@ -42,7 +43,7 @@ targets = '.*language_model.*q_proj'
 SMALLER: Final = {
     **{"checkpoint-24": "checkpoint-1", "checkpoint-47": "checkpoint-2"},
     **{"harness leaderboard": "harness leaderboard --partial", "harness compare": "harness compare --partial"},
-    **{"--rows 500": "--rows 6", "--samples 100": "--samples 4", "--against": "--limit 2 --against", " --limit 50": ""},
+    **{"--limit 500": "--limit 6", "--limit 100": "--limit 4", "--against": "--limit 2 --against", " --limit 50": ""},
 }
 """In a command -> what is run in its place."""
 
@@ -52,7 +53,7 @@ MINUTES: Final = ("harness train-then-eval scenes-demo",)
 ENDS_OTHERWISE: Final = {"harness check": (0, 1, 3), "harness data check": (0, 1), "harness parity": (0, 1)}
 """Commands whose exit code is a verdict on so small a run."""
 
-FOREIGN: Final = frozenset({"--model_args", "--output_path", "--use_cache", "--no"})
+FOREIGN: Final = frozenset({"--model_args", "--output_path", "--use_cache", "--include_path", "--no", *_TRANSLATED})
 """Options of other programs that the pages name."""
 
 COMMANDS_SHOWN: Final = documented()

@@ -322,7 +322,7 @@ def _score_each(
         if evaluation is not None and evaluation.may_pass:
             log.info(f"what failed is asked again by: harness {shlex.join(map(redact, context.obj or []))}")
         every = scorer.board.entries() if scorer.board is not None else []
-        board = scorer.board.current(partial=True, every=every) if scorer.board is not None else []
+        board = scorer.board.measured(scorer.settings.limit, every=every) if scorer.board is not None else []
         found = board if evaluation is None else evaluation.entries
         own = {each.key: each for each in found if each.model == name and each.task in tasks}
         tell_reruns(list(own.values()), every)

@@ -13,16 +13,16 @@ harness score pope answers/llava-v1.5-13b --references POPE/output/coco  # needs
 harness score mmhal answers.json --judge gpt-4o-2024-11-20 --dry-run  # needs answers; tells calls and dollars
 harness import results_2026-11-20.json  # needs results of lm-eval or lmms-eval
 harness import results.json --model my-model --out runs/mine  # needs results
-harness parity scenes-base scenes_pope --samples 100
-harness parity llava-1.5-7b pope --samples 200  # needs a GPU
+harness parity scenes-base scenes_pope --limit 100
+harness parity llava-1.5-7b pope --limit 200  # needs a GPU
 harness train-then-eval silkie --judge gpt-4o-2024-11-20 --dry-run  # needs weights and data, or tells what is missing
 harness train-then-eval scenes-demo --seed 1 --require-better scenes_chair
 harness train silkie --gpus 8  # needs eight GPUs
 harness train silkie --gpus 16 --slurm partition=gpu --slurm time=2-00 --dry-run  # needs Slurm; prints the job's script
 harness watch runs/scenes-demo --once
 harness watch runs/silkie --tasks silkie --until-done  # needs a training run, and a GPU beside it
-harness vlfeedback build --source scenes --pool scenes --judge scenes --rows 500
-harness vlfeedback build --source LLaVA --pool paper --rows 80000 --plan  # needs the source's pictures
+harness vlfeedback build --source scenes --pool scenes --judge scenes --limit 500
+harness vlfeedback build --source LLaVA --pool paper --limit 80000 --plan  # needs the source's pictures
 harness vlfeedback annotate runs/vlfeedback --judge gpt-4o-2024-11-20 --part 500  # needs a key
 harness vlfeedback annotate public --judge gpt-4o-2024-11-20 --dry-run  # needs the network; tells calls and dollars
 harness vlfeedback pairs public --rule authors --out pairs.parquet  # needs the network
@@ -39,7 +39,7 @@ harness vlfeedback sources
 harness vlfeedback sources --json
 harness vlfeedback push runs/vlfeedback OWNER/NAME  # needs a token of the hub
 harness vlfeedback push runs/vlfeedback OWNER/NAME --public  # needs a token of the hub
-harness povid inject scenes --rows 500 --out runs/povid
+harness povid inject scenes --limit 500 --out runs/povid
 harness povid inject detail_23k.json --images train2014 --judge gpt-4o-2024-11-20 --out povid  # needs answers and a key
 harness povid noise photo.jpg noised.png --step 500  # needs a picture
 harness povid noise photo.jpg noised.png --step 500 --overflow wrap  # needs a picture

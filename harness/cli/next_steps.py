@@ -64,7 +64,7 @@ def after_build(folder: Path) -> None:
     """After `vlfeedback build`: a look at the rows, and training on the pairs."""
     pairs = (folder / "pairs.parquet").as_posix()
     tell_next(
-        folder, ["vlfeedback", "check", f"{folder.as_posix()}/rows.parquet"], ["train", "RECIPE", "--data", pairs]
+        folder, ["vlfeedback", "check", f"{folder.as_posix()}/rows.parquet"], ["train", "RECIPE", "--train-data", pairs]
     )
 
 

@@ -17,7 +17,7 @@ MODEL, DATA, TRAINING, JUDGE, ENGINE, OUTPUT, ADVANCED = PANELS
 
 _NAMES: Final = {
     MODEL: "protocol baseline_model model_base vision lora",
-    DATA: "limit seed data partial_data images samples rows part rule source split references every kind",
+    DATA: "limit seed data train_data partial_data images samples rows part rule source split references every kind",
     JUDGE: "ledger official_prompts judge_repeats judge_calibration human_labels",
     ENGINE: "full_answers fresh gpus workers ray slurm",
     OUTPUT: "out as_json dry_run yes output format form html pictures source_url hub_task junit comment push public "
@@ -44,6 +44,13 @@ ALIASES: Final = {
 }
 """Parameter -> other ways to write its option: lm-eval's, and shorter ones."""
 
+ALIASES_OF: Final = {
+    "parity": {"limit": ("--samples",)},
+    "povid inject": {"limit": ("--rows",)},
+    "vlfeedback build": {"limit": ("--rows",)},
+}
+"""Command -> the same, in this command alone."""
+
 
 def arrange(command: Any, words: str = "") -> None:
     """Put the options of a command (its `words`), and of those below it, into panels, and examples under its help; let
@@ -58,7 +65,8 @@ def arrange(command: Any, words: str = "") -> None:
     options = [param for param in command.params if isinstance(param, TyperOption)]
     for option in options:
         _arrange_option(option)
-        _accept_aliases(option, taken={each for other in options for each in other.opts})
+        more = ALIASES_OF.get(words, {}).get(option.name, ())
+        _accept_aliases(option, more, taken={each for other in options for each in other.opts})
     options.sort(key=_place_of)
     command.params[:] = [*(param for param in command.params if not isinstance(param, TyperOption)), *options]
     _arrange_help_option(command)
@@ -79,13 +87,13 @@ def _arrange_option(option: TyperOption) -> None:
         option.metavar = f"<{option.bare_type().removeprefix('list[').removesuffix(']')}>"
 
 
-def _accept_aliases(option: TyperOption, taken: set[str]) -> None:
-    """Have the parser take an option's other spellings, which `--help` does not list."""
+def _accept_aliases(option: TyperOption, own: tuple[str, ...], taken: set[str]) -> None:
+    """Have the parser take an option's other spellings, its command's `own` too, which `--help` does not list."""
     add = option.add_to_parser
 
     def add_all(parser: Any, context: Any) -> None:
         shown, secondary = option.opts, option.secondary_opts
-        more = [each for each in ALIASES.get(option.name, ()) if each not in taken]
+        more = [each for each in (*ALIASES.get(option.name, ()), *own) if each not in taken]
         option.opts = [*shown, *more, *(_underscored([*shown, *more]))]
         option.secondary_opts = [*secondary, *_underscored(secondary)]
         try:

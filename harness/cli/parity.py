@@ -21,7 +21,7 @@ def parity_command(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A model, as for `harness eval --model`.")],
     task: Annotated[str, typer.Argument(help="A task's name.")],
-    samples: Annotated[int, typer.Option(min=1, help="Documents that are answered both ways.")] = 200,
+    limit: Annotated[int, typer.Option(min=1, help="Number of documents that are answered both ways.")] = 200,
     dry_run: DryRun = False,
     as_json: Json = False,
     *,
@@ -47,7 +47,7 @@ def parity_command(
     needs: list[Need] = []
     specs = models.find_all(context, [model], needs)
     rater = judge.make(asked=False, lacking=needs) if spec_of_task.judged else None
-    settings = EvalSettings(data=data.paths, partial_data=data.partial, limit=samples)
+    settings = EvalSettings(data=data.paths, partial_data=data.partial, limit=limit)
     with Stages():
         ready = look_at_run([spec_of_task], rater, settings, models=specs, more=needs)
     if dry_run:
@@ -58,6 +58,6 @@ def parity_command(
     ready.require()
     spec = fetch(specs[0])
     rater = None if rater is None else judge.ready(rater)
-    found = parity(spec, spec_of_task, samples, judge=rater, data=data.paths, partial_data=data.partial)
+    found = parity(spec, spec_of_task, limit, judge=rater, data=data.paths, partial_data=data.partial)
     show(render(found), json=json.dumps(asdict(found)) if as_json else None)
     return OK

@@ -35,7 +35,7 @@ class _Answers:
     source: str
     images: Path | None
     kind: str
-    rows: int | None
+    limit: int | None
     seed: int
     skipped: Counter[str] = field(default_factory=Counter)
 
@@ -55,10 +55,10 @@ class _Answers:
         from trainers.povid.scenes import scenes_items
 
         if self.images is None:
-            return scenes_items(self.rows or 500, self.seed)
+            return scenes_items(self.limit or 500, self.seed)
         self.skipped.clear()
         kind: Any = self.kind  # checked when this was made
-        return islice(read_llava(Path(self.source), self.images, kind=kind, skipped=self.skipped), self.rows)
+        return islice(read_llava(Path(self.source), self.images, kind=kind, skipped=self.skipped), self.limit)
 
     def check_pictures(self) -> None:
         """Tell, before a judge is asked, how many pictures are not there; DataError where none is."""
@@ -85,7 +85,7 @@ def inject_command(
     out: Annotated[Path, typer.Option(help="Folder for injected.jsonl (the changes), povid.json and pairs.jsonl.")],
     images: Annotated[Path | None, typer.Option(help="Folder or zip of the file's images.")] = None,
     kind: Annotated[str, typer.Option(help="What the file holds: caption, question or reasoning.")] = "caption",
-    rows: Annotated[int | None, typer.Option(min=1, help="Use at most this many answers.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many answers.")] = None,
     every: Annotated[
         bool, typer.Option("--every", help="Inject each kind of hallucination into each answer, not one at random.")
     ] = False,
@@ -106,7 +106,7 @@ def inject_command(
     from trainers.povid.inject import InjectCounts, inject, injected
     from trainers.povid.scenes import ExactInjector
 
-    answers = _Answers(source=source, images=images, kind=kind, rows=rows, seed=seed or 0)
+    answers = _Answers(source=source, images=images, kind=kind, limit=limit, seed=seed or 0)
     judge.check(context)
     needs = needs_of_output("--out", out)
     collect(needs, answers.check_pictures)

@@ -59,6 +59,9 @@ AdaptersBase = Annotated[
     str | None,
     typer.Option(help="Model that it goes on, where it is a checkpoint with an adapter, in place of what that names."),
 ]
+TrainData = Annotated[
+    str | None, typer.Option(help="Other data to train on: a file or folder, public, or hub:OWNER/NAME.")
+]
 
 
 @with_settings(launch=LAUNCH)
@@ -69,9 +72,8 @@ def train_command(
     out: RunFolder = None,
     base: Base = None,
     model_base: AdaptersBase = None,
-    data: Annotated[
-        str | None, typer.Option(help="Other data to read: a file or folder, public, or hub:OWNER/NAME.")
-    ] = None,
+    train_data: TrainData = None,
+    data: Annotated[str | None, typer.Option(hidden=True)] = None,
     images: Annotated[str | None, typer.Option(help="Folder or zip of their images.")] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use at most this many rows of them, from the front.")
@@ -90,7 +92,7 @@ def train_command(
     from trainers.cluster.slurm import resources
     from trainers.config.recipe import PretrainingRecipe
 
-    changes = {"base": base, "data": data, "images": images, "limit": limit, "seed": seed}
+    changes = {"base": base, "data": _find_train_data(train_data, data), "images": images, "limit": limit, "seed": seed}
     found, authors = _find_recipe(recipe, config, changes, launch.plain_trl, fetch=not dry_run)
     folder = run_folder_of(out, found.name, seed)
     launched = is_launched()
@@ -119,6 +121,21 @@ def train_command(
     allowed: dict[str, Any] = {"remote_code": launch.trust_remote_code, "adapters_base": model_base}
     checkpoints = train_recipe(found, found.dataset, folder, **allowed)
     return _report(checkpoints, found, folder, as_json) if rank() == 0 else OK
+
+
+def _find_train_data(train_data: str | None, data: str | None) -> str | None:
+    """The data of --train-data, or of --data where these can be no benchmark's; UsageError."""
+    if data is None:
+        return train_data
+    from tasks.registry import registry
+
+    if train_data is not None:
+        raise UsageError(f"--data {data!r}: --train-data names the data to train on already")
+    if data.partition("=")[0] in registry().tasks:
+        raise UsageError(f"--data {data!r}: train scores no task; data to train on are named by --train-data")
+    if not is_launched():
+        log.warning("--data is read as --train-data: elsewhere --data names the data of benchmarks")
+    return data
 
 
 def _report(checkpoints: "Sequence[Checkpoint]", recipe: "PreferenceRecipe", folder: Path, as_json: bool) -> int:

@@ -42,29 +42,30 @@ class RunDataOptions:
     """Where the data are, of the tasks that a run scores and of its training."""
 
     paths: tuple[str, ...] = ()
-    """TASK=PATH: the task's data, as for eval; PATH or hub:OWNER/NAME: other pairs to train on; repeatable."""
+    """TASK=PATH: read the task's data from a local table or folder, not from the hub; repeatable."""
+    train: str | None = None
+    """Other data to train on: a file or folder, public, or hub:OWNER/NAME."""
     images: str | None = None
     """Folder or zip of the pictures of the pairs to train on."""
     partial: bool = False
     """Accept local data of tasks with missing rows; results are marked."""
 
     def of_tasks(self, tasks: Collection[str]) -> dict[str, str]:
-        """Task -> its data."""
-        return {name: path for name, equals, path in self._parts() if equals and name in tasks}
-
-    def to_train_on(self, tasks: Collection[str]) -> dict[str, str]:
-        """What replaces the recipe's data; SettingError for data of a task that is not scored, and for several."""
-        others = [name + equals + path for name, equals, path in self._parts() if not (equals and name in tasks)]
-        for text in others:
-            name, equals, _ = text.partition("=")
-            if equals and not is_there(Path(text)):
+        """Task -> its data; SettingError for what is none, or of a task that is not scored."""
+        found = {}
+        for text in self.paths:
+            name, equals, path = text.partition("=")
+            if not (equals and path) or is_there(Path(text)):
+                raise SettingError(f"--data {text!r}: must be TASK=PATH; data to train on are named by --train-data")
+            if name not in tasks:
                 raise SettingError(f"--data {text!r}: {name!r} is not among the tasks asked for: {', '.join(tasks)}")
-        if len(others) > 1:
-            raise SettingError(f"--data {others[0]!r} and {others[1]!r}: name the pairs to train on once")
-        return {"data": others[0]} if others else {}
+            found[name] = path
+        return found
 
-    def _parts(self) -> list[tuple[str, str, str]]:
-        return [text.partition("=") for text in self.paths]
+    def to_train_on(self) -> dict[str, str]:
+        """What replaces the recipe's data and its pictures."""
+        given = {"data": self.train, "images": self.images}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ RUN_DATA = OptionGroup(
     kind=RunDataOptions,
     panel="Data",
     table="data",
-    names={"paths": "data", "partial": "partial_data", "images": "images"},
+    names={"paths": "data", "train": "train_data", "partial": "partial_data", "images": "images"},
 )
 
 LAUNCH = OptionGroup(kind=LaunchOptions, panel="Training", environment=False)
@@ -142,7 +143,8 @@ def dataset_changes(recipe: "AnyRecipe", given: Mapping[str, Any], fetch: bool) 
         return {}
     if recipe.dataset is None:
         raise UsageError(
-            f"recipe {recipe.name!r} reads no data: --data, --images and --limit are for recipes that have a [dataset]"
+            f"recipe {recipe.name!r} reads no data: "
+            "--train-data, --images and --limit are for recipes that have a [dataset]"
         )
     keys = {"data": "read", "images": "images", "limit": "limit"}
     dataset = recipe.dataset.model_dump(exclude_unset=True) | {keys[name]: value for name, value in given.items()}
@@ -150,8 +152,8 @@ def dataset_changes(recipe: "AnyRecipe", given: Mapping[str, Any], fetch: bool) 
 
 
 def _settle_data(dataset: dict[str, Any], recipe: str, fetch: bool) -> dict[str, Any]:
-    """[dataset] for the data of --data, without the recipe's keys that are for its own data alone; `fetch`: what is on
-    the hub may be downloaded to find out."""
+    """[dataset] for the data of --train-data, without the recipe's keys that are for its own data alone; `fetch`: what
+    is on the hub may be downloaded to find out."""
     from trainers.config.data import PreferenceFile
     from trainers.data.read_preferences import settle_for
 

@@ -170,8 +170,7 @@ def _find_recipe(
     if tasks:
         changes["tasks"] = split_names(tasks)
     found = preference_recipe(name, **changes)
-    given = data.to_train_on(_names_of_tasks(found)) | ({"images": data.images} if data.images is not None else {})
-    if given:
+    if given := data.to_train_on():
         changed = dataset_changes(found, given, fetch)
         found = change_recipe(found, changed, f"recipe {found.name!r}, with what the options change")
     if training.plain_trl:

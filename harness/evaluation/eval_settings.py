@@ -220,8 +220,8 @@ def on_board(
 
     there = {
         key(entry.task, entry.version, _without_missing(entry.judge), {**entry.provenance, "data": data})
-        for entry in board.current(partial=True)
-        if entry.model == name and entry.limit == settings.limit and entry.failed + entry.unscored == 0
+        for entry in board.measured(settings.limit)
+        if entry.model == name and entry.failed + entry.unscored == 0
         if entry.provenance.get(ANSWERS_FACT) == STRIPPED or not entry.unparsed
         if all(without_device(entry.provenance.get(fact, "")) == value for fact, value in wanted.items())
         if not version or is_same(entry.provenance.get(VERSION, version), version)

@@ -124,7 +124,7 @@ class Scoring:
             return ""
         return ", ".join(
             f"{entry.task}: {lost_in_words(entry)}"
-            for entry in self.board.current(partial=True)
+            for entry in self.board.measured(self.settings.limit)
             if entry.model == name and entry.headline and entry.failed + entry.unscored
         )
 

@@ -100,7 +100,8 @@ class Board:
     def current(
         self, *, partial: bool = False, replaced: bool = False, every: Sequence[Entry] | None = None
     ) -> list[Entry]:
-        """The newest entry of each key; runs on a part of the benchmark count only where `partial`.
+        """The newest entry of each key; runs on a part of the benchmark count only where `partial`, and then only for
+        keys without a whole run.
 
         `every` is what `entries()` gave, where it was read already.
 
@@ -112,7 +113,14 @@ class Board:
         old = newest((renamed(entry, now) for entry, now in before if partial or not entry.partial), order)
         self.replaced = [] if replaced else old
         shown = [*(entry for entry in current if partial or not entry.partial), *(old if replaced else ())]
-        return newest(shown, order)
+        return newest(shown, lambda entry: (not entry.partial, *entry.by_sequence))
+
+    def measured(self, limit: int | None, *, every: Sequence[Entry] | None = None) -> list[Entry]:
+        """The newest entry of each key among the runs with this limit, on data that lack rows, too; of the models that
+        names stand for now. `every` as for `current`."""
+        order = attrgetter("by_sequence")
+        current, _ = by_model(self.entries() if every is None else every, order)
+        return newest((entry for entry in current if entry.limit == limit), order)
 
     def samples(self, run: str) -> list[Sample]:
         """The run's log, empty if it kept none; ValueError if the log is not the one the run wrote."""

@@ -139,7 +139,7 @@ def test_train_then_eval_takes_data_as_eval_does(pope: Path, pairs: Path, tmp_pa
     recipe, out = tmp_path / "small.toml", tmp_path / "run"
     recipe.write_text(RECIPE.format(read="public"))
     command = ["train-then-eval", str(recipe), "--out", str(out), "--limit", "4", "--data", f"pope={pope}"]
-    assert run([*command, "--partial-data", "--data", str(pairs), "--images", str(pope)]) in (0, 4)
+    assert run([*command, "--partial-data", "--train-data", str(pairs), "--images", str(pope)]) in (0, 4)
     board = Board(out / "board").entries()
     assert {Path(entry.model).name for entry in board} == {"scenes-base", "checkpoint-2"}
     assert {(entry.task, entry.provenance["data"], entry.provenance["rows"]) for entry in board} == {
@@ -167,7 +167,7 @@ def test_train_then_eval_lacks_all_it_lacks_before_it_claims_a_folder(
     ("data", "complaint"),
     (
         (["pop=x"], "--data 'pop=x': 'pop' is not among the tasks asked for: pope"),
-        (["one", "two"], "--data 'one' and 'two': name the pairs to train on once"),
+        (["one"], "--data 'one': must be TASK=PATH; data to train on are named by --train-data"),
     ),
 )
 def test_data_of_nothing_is_refused(

@@ -101,7 +101,7 @@ def test_the_authors_example_runs_unchanged(data: Path, tmp_path: Path, capsys: 
     example = tmp_path / "example.yaml"
     example.write_text(EXAMPLE, encoding="utf-8")
     out = tmp_path / "run"
-    command = f"train --config {example} --working {out} --base {tmp_path / 'qwen-vl'} --data {data}".split()
+    command = f"train --config {example} --working {out} --base {tmp_path / 'qwen-vl'} --train-data {data}".split()
     assert cli.run([*command, "--limit", "2"]) == 0
     told = capsys.readouterr()
     assert Path(told.out.strip()).name == "checkpoint-3"  # two pairs are less than 256: a step an epoch
@@ -122,7 +122,13 @@ def test_the_authors_example_runs_unchanged(data: Path, tmp_path: Path, capsys: 
         ("train scenes-base --out /dev/null", "--out '/dev/null' is a file; give a folder"),
         ("train-then-eval scenes-demo --out /dev/null", "--out '/dev/null' is a file; give a folder"),
         ("train scenes-demo", "harness train-then-eval scenes-demo"),
-        ("train scenes-base --data x", "--data, --images and --limit are for recipes that have a [dataset]"),
+        (
+            "train scenes-base --train-data x",
+            "--images and --limit are for recipes that have a [dataset]",
+        ),
+        ("train silkie --data pope=x", "train scores no task; data to train on are named by --train-data"),
+        ("train silkie --data x --train-data y", "--train-data names the data to train on already"),
+        ("train scenes-base --data x", "--data is read as --train-data"),
         ("train scenes-base --base x", "starts from nothing"),
         ("train silkie --gpus 3 --dry-run", "can't be shared by 3 processes; possible: 1, 2, 4, 8"),
         ("train silkie --slurm partition=x --gpus 12 --dry-run", "12: a job of several nodes has a multiple of 8"),

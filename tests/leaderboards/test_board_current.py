@@ -82,7 +82,9 @@ def test_a_limited_run_neither_stands_nor_hides_a_whole_one(board: Board, make_e
     board.add([whole], [])
     board.add([limited], [])
     assert board.current() == [whole]
-    assert board.current(partial=True) == [limited]
+    assert board.current(partial=True) == [whole]
+    assert board.measured(8) == [limited]
+    assert board.measured(None) == [whole]
 
 
 def test_a_run_on_data_that_lack_rows_does_not_stand(board: Board, make_entry: MakeEntry) -> None:

@@ -35,7 +35,7 @@ class DatasetOptions:
     """Source of instructions: scenes, a declared source, a path, hub:OWNER/NAME; with =WEIGHT; repeatable."""
     pool: tuple[str, ...] = ()
     """Models that answer: scenes, paper, or MODEL[@TEMPERATURE][=SERVER_URL]; repeatable."""
-    rows: int | None = None
+    limit: int | None = None
     """Number of instructions."""
     answers: int | None = None
     """Number of answers for each instruction."""
@@ -47,12 +47,12 @@ class DatasetOptions:
     """Order of the texts: shuffled by the seed; authors: as they were drawn."""
 
     def __post_init__(self) -> None:
-        check_at_least("--rows", self.rows, 1)
+        check_at_least("--limit", self.limit, 1)
         check_at_least("--answers", self.answers, 2)
 
     def resolve(self, judge: str | None) -> "Data":
         """The data to build."""
-        values: dict[str, Any] = {"instructions": self.rows, "judge": judge}
+        values: dict[str, Any] = {"instructions": self.limit, "judge": judge}
         values |= {name: getattr(self, name) for name in ("answers", "rule", "mode", "order")}
         return data_of(self.recipe, sources=self.source or None, pool=self.pool or None, given=values)
 
