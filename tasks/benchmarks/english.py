@@ -10,13 +10,17 @@ perceptron tagger (M. Honnibal, MIT) and the one-word lemmas and irregular forms
 WordNet licence).
 """
 
+import importlib
 import importlib.util
 import json
 import lzma
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
@@ -83,13 +87,30 @@ def _is_within_sentence(before: str, after: str) -> bool:
 
 @cache
 def _make_word_tokenizer() -> Callable[[str], list[str]]:
-    from nltk.tokenize.destructive import NLTKWordTokenizer  # inside: takes a second or two
-
-    tokenizer = NLTKWordTokenizer()
+    tokenizer = _import_alone("nltk.tokenize.destructive").NLTKWordTokenizer()
     # Today's NLTK cuts words at dashes; that with which the benchmarks' figures were made did not.
     tokenizer.PUNCTUATION = [rule for rule in tokenizer.PUNCTUATION if not rule[0].search("\u2014")]
     tokenize: Callable[[str], list[str]] = tokenizer.tokenize
     return tokenize
+
+
+def _import_alone(name: str) -> Any:
+    """A module of a package without what the package's own files import: of nltk, scipy and a second of time."""
+    top, before = name.partition(".")[0], set(sys.modules)
+    if top in before:
+        return importlib.import_module(name)
+    try:
+        for package in accumulate(name.split(".")[:-1], "{}.{}".format):
+            spec = importlib.util.find_spec(package)
+            if spec is None or spec.submodule_search_locations is None:
+                raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+            sys.modules[package] = empty = ModuleType(package)
+            empty.__path__ = list(spec.submodule_search_locations)
+        return importlib.import_module(name)
+    finally:  # whoever imports the package later gets all of it
+        for new in set(sys.modules) - before:
+            if new.partition(".")[0] == top:
+                del sys.modules[new]
 
 
 @cache
