@@ -22,6 +22,7 @@ from leaderboards.views.columns import NO_COMPARISON, BoardComparison
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.published import Reference
 from support.errors import first_line
+from support.extras import describe_missing
 from support.markdown import line, number
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,8 @@ def thumbnails_of(entries: Iterable[Entry]) -> Callable[[str, str], bytes | None
             try:
                 found = _find_pictures(task, source) | found
             except Exception as error:  # wrong files of any kind must not hide the scores
-                log.warning("%s: pictures are left out: %s", task, first_line(error))
+                lacking = describe_missing(error) if isinstance(error, ModuleNotFoundError) else None
+                log.warning("%s: pictures are left out: %s", task, lacking or first_line(error))
         return found
 
     logged: set[str] = set()

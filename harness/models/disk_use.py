@@ -62,6 +62,8 @@ def use_of(spec: ModelSpec, info: Any = None) -> DiskUse | None:
 def needs_of_room(what: str, use: DiskUse, free: Mapping[Path, float] | None = None) -> Iterator[Need]:
     """What is too much for the disks of the two caches, which may be one; `what` takes it; `free`: their free bytes,
     else measured."""
+    if not (use.download or use.convert):
+        return
     from huggingface_hub.constants import HF_HUB_CACHE
 
     caches = {Path(HF_HUB_CACHE): use.download, cache_folder(): use.convert}

@@ -6,8 +6,14 @@ tests/leaderboards/test_distributions.py.
 
 import math
 from collections.abc import Callable
+from itertools import accumulate
 from statistics import NormalDist
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
 
 _TINY: Final = 1e-300  # in place of a zero denominator, as Lentz's method has it
 _SAME: Final = 1e-16
@@ -39,6 +45,29 @@ def student_quantile(tail: float, freedom: float) -> float:
         low, high = high, 2 * high
     # Of logarithms, which are nearly straight: the tail itself is all but 0 over most of the range.
     return find_root(lambda value: math.log(student_tail(value, freedom) / tail), low, high)
+
+
+def student_below(values: Array, freedom: int) -> Array:
+    """The chance that Student's t with an even number of degrees of freedom is below each value (any shape)."""
+    cosine = freedom / (freedom + values**2)
+    term = total = np.ones_like(cosine)
+    for number in range(1, freedom // 2):
+        term = term * cosine * (2 * number - 1) / (2 * number)
+        total = total + term
+    return np.asarray(0.5 + values / np.sqrt(freedom + values**2) * total / 2)
+
+
+def chi_square_quantile(below: float, freedom: int) -> float:
+    """The value below which chi-square with an even number of degrees of freedom lies with the chance `below`."""
+
+    def above(half: float) -> float:
+        terms = accumulate(range(1, freedom // 2), lambda term, number: term * half / number, initial=1.0)
+        return math.exp(-half) * sum(terms) - (1 - below)
+
+    high = 1.0
+    while above(high) > 0:
+        high *= 2
+    return 2 * find_root(above, 0.0, high)
 
 
 def binomial_chance(right: float, wrong: float, chance: float) -> float:

@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from leaderboards.statistics.distributions import chi_square_quantile, student_below, student_quantile
 from leaderboards.statistics.resampling import Array
 from leaderboards.statistics.significance import ALPHA, POWER
 
@@ -53,13 +54,11 @@ class Spread:
 
 def smallest_difference(spread: Spread, images: float, *, repeats: int = 1, level: float = ALPHA) -> float:
     """The true difference that 80% of runs find at the two-sided `level`; infinite for less than two images."""
-    from scipy.special import ndtr, stdtrit  # inside: takes a tenth of a second
-
     if images < 2:
         return math.inf
     true = math.sqrt(spread.variance(images, repeats))
     seen = math.sqrt((spread.answers + spread.ratings / repeats) / images)
-    reach = float(stdtrit(images - 1, 1 - level / 2))
+    reach = student_quantile(level / 2, images - 1)
     judge = 2 / repeats * (spread.moods + spread.ratings / 2 / images)
     if repeats == 1 or not judge > 0:
         return reach * seen + _FOUND * true
@@ -67,7 +66,7 @@ def smallest_difference(spread: Spread, images: float, *, repeats: int = 1, leve
     low, high = 0.0, float(limits.max()) + 10 * true
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        found = float(np.mean(ndtr((middle - limits) / true)))
+        found = float(np.mean([_NORMAL.cdf(one) for one in (middle - limits) / true]))
         low, high = (middle, high) if found < POWER else (low, middle)
     return high
 
@@ -77,14 +76,12 @@ def _limits(seen: float, judge: float, freedom: int, level: float) -> Array:
 
     `seen` is the standard error over images, `judge` the variance that repeats add, estimated with `freedom`.
     """
-    from scipy.special import gammaincinv, stdtr
-
     shares = (np.arange(_REPEAT_NODES) + 0.5) / _REPEAT_NODES
-    moods = np.sqrt(judge * gammaincinv(freedom / 2, shares) * 2 / freedom)
+    moods = np.sqrt(judge * np.array([chi_square_quantile(share, freedom) for share in shares]) / freedom)
     low, high = np.zeros(_REPEAT_NODES), np.full(_REPEAT_NODES, 10 * seen + 1e4 * float(moods.max()))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         beyond = (seen * _IMAGE_NODES - middle[:, None]) / moods[:, None]
-        missed = 2 * (stdtr(freedom, beyond) @ _IMAGE_WEIGHTS) > level
+        missed = 2 * (student_below(beyond, freedom) @ _IMAGE_WEIGHTS) > level
         low, high = np.where(missed, middle, low), np.where(missed, high, middle)
     return np.asarray(high)

@@ -6,9 +6,11 @@ from scipy import special, stats
 
 from leaderboards.statistics.distributions import (
     binomial_chance,
+    chi_square_quantile,
     find_root,
     incomplete_beta,
     sign_test_p,
+    student_below,
     student_quantile,
     student_tail,
 )
@@ -55,3 +57,11 @@ def test_a_root_is_found_in_few_steps(root: float, power: int) -> None:
 
     assert find_root(function, 0.0, 1.0) == pytest.approx(root, rel=1e-9, abs=1e-12)
     assert len(calls) < 120
+
+
+@pytest.mark.parametrize("freedom", (2, 4, 18))
+def test_even_degrees_of_freedom_are_scipys(freedom: int) -> None:
+    values = np.array([[-60.0, -2.0, -1e-3], [0.0, 0.7, 12.0]])
+    np.testing.assert_allclose(student_below(values, freedom), special.stdtr(freedom, values), rtol=1e-9, atol=1e-15)
+    for below in (1e-4, 0.04, 0.5, 0.96):
+        assert chi_square_quantile(below, freedom) == pytest.approx(float(stats.chi2.ppf(below, freedom)), rel=1e-9)
