@@ -50,7 +50,7 @@ def parse_yaml(data: bytes, loader: Any) -> Any:
     import yaml
 
     found = _parse(lambda text: yaml.load(text.decode("utf-8-sig"), loader), data)
-    if _measure(found, {}) > MAX_YAML:
+    if _parse(lambda values: _measure(values, {}), found) > MAX_YAML:
         raise ValueError(f"its aliases stand for more than {MAX_YAML:,} values")
     _parse(_check_integers, found)
     return found

@@ -7,6 +7,7 @@ import pytest
 from support.errors import AnswerFileError, TaskError, UnknownName
 from tasks.benchmarks import yes_no
 from tasks.registry import Published, Registry, registry
+from tasks.task_yaml import load_yaml
 
 PROBES = """
 task: NAME
@@ -197,3 +198,11 @@ def test_all_of_this_package_imports_without_the_heavy_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("nested", ("[" * 8_000, "[" * 300_000, "- " * 8_000, "- " * 200_000, "{a: " * 4_000))
+def test_a_yaml_that_is_nested_without_end_is_an_error_and_no_crash(nested: str, tmp_path: Path) -> None:
+    path = tmp_path / "task.yaml"
+    path.write_text(nested, encoding="utf-8")
+    with pytest.raises(TaskError, match=r"task\.yaml"):
+        load_yaml(path)
