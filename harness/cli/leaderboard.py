@@ -222,7 +222,7 @@ def _write_page(
         title=f"Leaderboard: {', '.join(dict.fromkeys(map(str, places)))}",
         base=shown.base,
         samples=lambda run: [] if run in of_seeds else load(run),  # the answers of a row's seeds are not its own
-        comparison=replace(_compare(boards, entries, shown.base), corrected=corrected),
+        comparison=replace(_compare(boards, entries, shown.base, only_headline=shown.headline), corrected=corrected),
         pictures=shown.pictures,
         references=reports,
     )

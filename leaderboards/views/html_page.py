@@ -23,9 +23,11 @@ from leaderboards.views import glossary
 from leaderboards.views.columns import NO_COMPARISON, SEEDS_LEGEND, BoardComparison
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.page_answers import ANSWERS, Loader, Marker, Thumbnails, mark, pack
+from leaderboards.views.page_names import short_names
 from leaderboards.views.page_tables import BoardTable, answers_of, board_table, cost_table, reported_table, run_table
 from leaderboards.views.published import Reference
 from leaderboards.views.svg_charts import bars, curve, profile
+from leaderboards.views.verdict_words import verdict_sentences
 from support.errors import BoardError, did_you_mean
 from support.files import atomic_write
 from support.markdown import line, number
@@ -100,6 +102,8 @@ def page(
     charts = [
         curve(line(label), {line(arm): own for arm, own in arms.items()}) for label, arms in extras.curves.items()
     ]
+    short = short_names(map(line, models))
+    arms = short_names(line(arm) for own in extras.curves.values() for arm in own)
     script, style = (_read_file(f"page.{kind}") for kind in ("js", "css"))
     text = _load_template().render(
         title=line(title),
@@ -108,6 +112,8 @@ def page(
         style=Markup(style),
         base=base,
         models=models,
+        short=arms | short,
+        verdicts=verdict_sentences(board.against, base=short[line(base)]) if base is not None else {},
         tasks=list(dict.fromkeys(column.key.task for column in board.columns)),
         board=board,
         bars=[(column, bars(own, base=base and line(base))) for column, own in headlines],

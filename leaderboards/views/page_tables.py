@@ -38,6 +38,9 @@ class PageColumn:
     key: Column
     entries: list[Entry]
     headline: bool
+    shown: bool
+    """False for one that is folded away until somebody asks: neither a headline metric nor worse for any model."""
+
     several_versions: bool
     """True if the page has columns of other versions of its task and metric."""
 
@@ -90,6 +93,11 @@ class VerdictRow:
     seeds: str
     """What the seeds say by themselves, where it is on several."""
 
+    @property
+    def kind(self) -> str:
+        """The outcome without the reason."""
+        return self.outcome.partition(":")[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class BoardTable:
@@ -110,7 +118,7 @@ class BoardTable:
 
 def board_table(entries: Sequence[Entry], base: str | None, comparison: BoardComparison) -> BoardTable:
     """The table of these scores, sorted by the first headline metric."""
-    columns = _page_columns(entries)
+    columns = _page_columns(entries, comparison)
     models = list(dict.fromkeys(entry.model for entry in entries))
     of_model = [{entry.model: entry for entry in column.entries} for column in columns]
     sorted_by = next((index for index, column in enumerate(columns) if column.headline), 0 if columns else None)
@@ -136,7 +144,7 @@ def board_table(entries: Sequence[Entry], base: str | None, comparison: BoardCom
     )
 
 
-def _page_columns(entries: Sequence[Entry]) -> list[PageColumn]:
+def _page_columns(entries: Sequence[Entry], comparison: BoardComparison) -> list[PageColumn]:
     columns = columns_of(entries)
     versions = several_versions(columns)
     of_task: dict[str, set[str]] = {}
@@ -148,11 +156,15 @@ def _page_columns(entries: Sequence[Entry]) -> list[PageColumn]:
         judge = "" if column.judge is None else f"judged by {column.judge}"
         parts = (column.task, column.metric, f"({line(column.unit)})" if column.unit else "", version, judge)
         log = f"{column.task} (version {column.version})" if len(of_task[column.task]) > 1 else column.task
+        headline = any(entry.headline for entry in own)
+        verdicts = [comparison.verdicts[entry.key] for entry in own if entry.key in comparison.verdicts]
+        worse = any(outcome(column.metric, verdict) == "worse" for verdict in verdicts)
         found.append(
             PageColumn(
                 key=column,
                 entries=own,
-                headline=any(entry.headline for entry in own),
+                headline=headline,
+                shown=headline or worse,
                 several_versions=column.metric_of_task in versions,
                 name=line(" ".join(filter(None, parts))),
                 log=line(log),

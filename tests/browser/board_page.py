@@ -126,8 +126,9 @@ class Opened:
         return str(self.view.locator("#tally").text_content())
 
     def column(self) -> list[str]:
-        """The models of the leaderboard, as they stand."""
-        return [str(text) for text in self.view.locator("#board tbody tr:visible th bdi").all_text_contents()]
+        """The models of the leaderboard with their whole names, as they stand."""
+        names = self.view.locator("#board tbody tr:visible th bdi")
+        return list(names.evaluate_all("found => found.map((name) => name.title || name.textContent)"))
 
 
 Open = Callable[..., Opened]
