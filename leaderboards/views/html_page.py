@@ -102,8 +102,6 @@ def page(
     charts = [
         curve(line(label), {line(arm): own for arm, own in arms.items()}) for label, arms in extras.curves.items()
     ]
-    short = short_names(map(line, models))
-    arms = short_names(line(arm) for own in extras.curves.values() for arm in own)
     script, style = (_read_file(f"page.{kind}") for kind in ("js", "css"))
     text = _load_template().render(
         title=line(title),
@@ -112,8 +110,6 @@ def page(
         style=Markup(style),
         base=base,
         models=models,
-        short=arms | short,
-        verdicts=verdict_sentences(board.against, base=short[line(base)]) if base is not None else {},
         tasks=list(dict.fromkeys(column.key.task for column in board.columns)),
         board=board,
         bars=[(column, bars(own, base=base and line(base))) for column, own in headlines],
@@ -131,6 +127,7 @@ def page(
         number=number,
         line=line,
         **_words_of(board),
+        **_names_of(models, extras.curves, base, board),
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair must not cost the page
 
@@ -144,6 +141,17 @@ def _words_of(board: BoardTable) -> dict[str, Any]:
         "p_is": glossary.p_of(glossary.OF_BOARD),
         "ranked": any(cell is not None and cell.rank for _, cells in board.rows for cell in cells),
         "signs": [text for sign, text in glossary.SIGNS.items() if sign in outcomes],
+    }
+
+
+def _names_of(
+    models: Sequence[str], curves: Mapping[str, Iterable[str]], base: str | None, board: BoardTable
+) -> dict[str, Any]:
+    """What models and arms of curves are called, and what the verdicts say of each model."""
+    short = short_names(map(line, models))
+    return {
+        "short": short_names(line(arm) for arms in curves.values() for arm in arms) | short,
+        "verdicts": {} if base is None else verdict_sentences(board.against, base=short[line(base)]),
     }
 
 
