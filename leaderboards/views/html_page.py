@@ -26,7 +26,7 @@ from leaderboards.views.page_answers import ANSWERS, Loader, Marker, Thumbnails,
 from leaderboards.views.page_names import short_names
 from leaderboards.views.page_tables import BoardTable, answers_of, board_table, cost_table, reported_table, run_table
 from leaderboards.views.published import Reference
-from leaderboards.views.svg_charts import bars, curve, profile
+from leaderboards.views.svg_charts import CurveChart, bars, curve, profile
 from leaderboards.views.verdict_words import verdict_sentences
 from support.errors import BoardError, did_you_mean
 from support.files import atomic_write
@@ -99,9 +99,6 @@ def page(
     headlines = [
         (column, [_readable(entry) for entry in column.entries]) for column in board.columns if column.headline
     ]
-    charts = [
-        curve(line(label), {line(arm): own for arm, own in arms.items()}) for label, arms in extras.curves.items()
-    ]
     script, style = (_read_file(f"page.{kind}") for kind in ("js", "css"))
     text = _load_template().render(
         title=line(title),
@@ -116,7 +113,7 @@ def page(
         profile=profile(
             [own for column, own in headlines if not column.key.neutral], [line(model) for model in models]
         ),
-        curves=[chart for chart in charts if chart],
+        curves=_curves_of(extras),
         best={line(label): words for label, words in extras.best.items()},
         costs=cost_table(shown),
         runs=run_table(shown),
@@ -130,6 +127,11 @@ def page(
         **_names_of(models, extras.curves, base, board),
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair must not cost the page
+
+
+def _curves_of(extras: PageExtras) -> list[CurveChart]:
+    drawn = (curve(line(label), {line(arm): own for arm, own in arms.items()}) for label, arms in extras.curves.items())
+    return [chart for chart in drawn if chart]
 
 
 def _words_of(board: BoardTable) -> dict[str, Any]:
