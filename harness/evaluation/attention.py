@@ -17,7 +17,6 @@ layer: the memory needed is that of one layer's heads x answer x context.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -27,7 +26,7 @@ from harness.evaluation.generate import load_tasks, requests_of
 from support.errors import InputError
 from support.progress import report
 from tasks.answer import FailedAnswer
-from tasks.benchmarks import chair, english
+from tasks.benchmarks import chair
 from tasks.registry import TaskSpec
 
 if TYPE_CHECKING:
@@ -88,32 +87,13 @@ class Attention:
 
 def object_words(answer: str, truth: Collection[str], vocabulary: chair.Vocabulary) -> list[Word]:
     """The mentions that CHAIR counts in `answer`; those of objects in `truth` are grounded."""
-    lower = answer.lower()
-    positions: list[tuple[int, int] | None] = []
-    """Start and end of each token; None for one that CHAIR's tokenizer rewrites (a quotation mark), never an object."""
-    end = 0
-    tokens = english.tokens(lower)
-    for token in tokens:
-        start = lower.find(token, end)
-        end = end if start < 0 else start + len(token)
-        positions.append(None if start < 0 else (start, end))
-    words: list[tuple[str, int, int]] = []
-    is_second = False
-    """True for the second word of a double word such as "hot dog"."""
-    for index, (first, second) in enumerate(pairwise([*vocabulary.base_forms(tokens), ""])):
-        if is_second:
-            is_second = False
-            continue
-        double = vocabulary.double_words.get(f"{first} {second}")
-        is_second = double is not None
-        own, last = positions[index], positions[index + is_second]
-        if own is not None and last is not None:
-            words.append((double or first, own[0], last[1]))
-    mentioned = {word for word, *_ in words}
+    tokens = chair.tokens_of(answer, vocabulary)
+    found = {token.base for token in tokens}
     return [
-        Word(name=name, start=start, end=end, grounded=name in truth)
-        for word, start, end in words
-        if vocabulary.gives_way.get(word) not in mentioned and (name := vocabulary.synonyms.get(word)) is not None
+        Word(name=name, start=token.start, end=token.end, grounded=name in truth)
+        for token in tokens
+        if token.start >= 0 and vocabulary.gives_way.get(token.base) not in found
+        if (name := vocabulary.synonyms.get(token.base)) is not None
     ]
 
 

@@ -14,10 +14,11 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from leaderboards.board.sample import Sample
+from leaderboards.views.plain_prompts import without_template
 from support.errors import BoardError
 
 ANSWERS: Final = 300_000
@@ -57,6 +58,9 @@ class Mark:
 
     right: bool
 
+    made_up: tuple[str, ...] | None = None
+    """Words of the answer for what is not in the image; None where the task does not say which they are."""
+
 
 Marker = Callable[[Sample, str], Mark | None]
 """A sample and its task's headline metric -> its mark; None = it has none."""
@@ -67,6 +71,13 @@ def mark(sample: Sample, metric: str) -> Mark | None:
     record = sample.records.get(metric) or next(iter(sample.records.values()), None)
     if sample.answer is None or record is None:
         return None
+    found, words = _mark(record), record.get("made_up")
+    if found is None or not isinstance(words, list):
+        return found
+    return replace(found, made_up=tuple(word for word in words if isinstance(word, str)))
+
+
+def _mark(record: Mapping[str, Any]) -> Mark | None:
     if isinstance(correct := record.get("correct"), bool | int):
         return Mark(label="right" if correct else "wrong", score=float(correct), right=bool(correct))
     if isinstance(rating := record.get("rating"), int | float):
@@ -278,7 +289,9 @@ class _Packing:
                 self._categories[question] = _category(sample)  # a failed answer says none
             got = marks(sample, self.task.metric)
             given = [got.label, got.score, int(got.right)] if got else None
-            own = self._cut(sample.prompt) if sample.prompt != prompt else None
+            if given and got and got.made_up is not None:
+                given.append(list(got.made_up))
+            own = self._cut(without_template(sample.prompt)) if sample.prompt != prompt else None
             row = [place, self._cut(sample.answer), given, self._cut(sample.reply), own, self._cut(sample.reason)]
             rows.append(row if sample.reasoning is None else [*row, self._cut(sample.reasoning)])
         self.answers += len(rows)
@@ -287,7 +300,7 @@ class _Packing:
     def questions(self, pictures: Mapping[str, str]) -> list[list[Any]]:
         """Of each question, by its place: its id, prompt, picture's block, image and category."""
         return [
-            [q.id, self._cut(self._prompts[q]), pictures.get(q.image), q.image, self._categories[q]]
+            [q.id, self._cut(without_template(self._prompts[q])), pictures.get(q.image), q.image, self._categories[q]]
             for q in self._places
         ]
 

@@ -134,8 +134,13 @@ def read_words(folder: Path) -> Words:
 
 def nouns(text: str, known: Collection[str]) -> list[str]:
     """The nouns of `text` in their base form that are among `known`, in order; case counts."""
-    lemmas = (english.lemma(word) for word, tag in english.tagged(english.tokens(text)) if tag.startswith("NN"))
-    return [word for word in lemmas if word in known]
+    return [noun for noun, _ in _nouns_as_written(text, known)]
+
+
+def _nouns_as_written(text: str, known: Collection[str]) -> list[tuple[str, str]]:
+    """The same, each with the word as it stands in `text`."""
+    words = [word for word, tag in english.tagged(english.tokens(text)) if tag.startswith("NN")]
+    return [(noun, word) for word in words if (noun := english.lemma(word)) in known]
 
 
 def describe(text: str, truth: Sequence[str], traps: Sequence[str], words: Words) -> dict[str, Any]:
@@ -145,8 +150,9 @@ def describe(text: str, truth: Sequence[str], traps: Sequence[str], words: Words
     covered: set[int] = set()
     trapped: set[int] = set()
     hallucinated = 0
-    found = nouns(text, words.known)
-    for noun in found:
+    made_up: dict[str, None] = {}
+    found = _nouns_as_written(text, words.known)
+    for noun, written in found:
         if noun in words.safe:
             continue
         named = _find_first(there, noun, eq)
@@ -159,10 +165,11 @@ def describe(text: str, truth: Sequence[str], traps: Sequence[str], words: Words
         like = _find_first(there, noun, near)
         if like is None:
             hallucinated += 1
+            made_up[written] = None
         else:
             covered.add(like)
     counts = {"nouns": len(found), "hallucinated": hallucinated, "covered": len(covered), "truth": len(truth)}
-    return {**counts, "trapped": len(trapped), "traps": len(traps)}
+    return {**counts, "trapped": len(trapped), "traps": len(traps), "made_up": list(made_up)}
 
 
 def _make_comparison() -> Callable[[str, str], bool]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
 
 from support.errors import AnswerFileError, first_line
 from tasks.answer_files import (
@@ -77,11 +77,34 @@ class CaptionCounts(TypedDict):
     """Length of the caption, in what white space separates."""
     tokens: int
     """Length of the caption, in words and punctuation marks, listed pairs being one."""
+    made_up: list[str]
+    """The caption's words, in lower case, for objects that are not in the image; each once."""
+
+
+class Token(NamedTuple):
+    """A word or a punctuation mark of a caption in its base form, or a listed pair of words as one."""
+
+    base: str
+    start: int
+    """Its first character in the caption in lower case; -1 where the tokenizer rewrites it, as quotation marks."""
+    end: int
+
+
+def tokens_of(caption: str, vocabulary: Vocabulary) -> list[Token]:
+    """The caption's words and punctuation marks in their base forms, listed pairs merged."""
+    lower, end = caption.lower(), 0
+    tokens = english.tokens(lower)
+    places: list[tuple[int, int]] = []
+    for token in tokens:
+        start = lower.find(token, end)
+        end = end if start < 0 else start + len(token)
+        places.append((start, end))
+    return list(_merge(vocabulary.base_forms(tokens), places, vocabulary.double_words))
 
 
 def words_of(caption: str, vocabulary: Vocabulary) -> list[str]:
-    """The caption's words and punctuation marks in their base forms, listed pairs merged."""
-    return list(_merge(vocabulary.base_forms(english.tokens(caption.lower())), vocabulary.double_words))
+    """`tokens_of` without their places."""
+    return [token.base for token in tokens_of(caption, vocabulary)]
 
 
 def mentions(caption: str, vocabulary: Vocabulary) -> list[str]:
@@ -99,8 +122,10 @@ def objects_in(words: Sequence[str], vocabulary: Vocabulary) -> list[str]:
 def record(image: str, caption: str, truth: Collection[str], vocabulary: Vocabulary) -> CaptionCounts:
     """The counts of one caption of an image in which the objects `truth` are."""
     present = frozenset(truth)
-    words = words_of(caption, vocabulary)
-    mentioned = objects_in(words, vocabulary)
+    tokens = tokens_of(caption, vocabulary)
+    mentioned = objects_in([token.base for token in tokens], vocabulary)
+    absent = {*mentioned} - present
+    wrong = [token for token in tokens if token.start >= 0 and vocabulary.synonyms.get(token.base) in absent]
     return CaptionCounts(
         image=image,
         hallucinated=sum(name not in present for name in mentioned),
@@ -108,20 +133,23 @@ def record(image: str, caption: str, truth: Collection[str], vocabulary: Vocabul
         covered=len(present.intersection(mentioned)),
         objects=len(present),
         words=len(caption.split()),
-        tokens=len(words),
+        tokens=len(tokens),
+        made_up=list(dict.fromkeys(caption.lower()[token.start : token.end] for token in wrong)),
     )
 
 
-def _merge(words: Sequence[str], double_words: Mapping[str, str]) -> Iterator[str]:
+def _merge(words: Sequence[str], places: Sequence[tuple[int, int]], double_words: Mapping[str, str]) -> Iterator[Token]:
     """Pairs from left to right; a word merged with the one before it starts no pair of its own."""
     taken = False
-    for first, second in pairwise([*words, ""]):
+    for index, (first, second) in enumerate(pairwise([*words, ""])):
         if taken:
             taken = False
             continue
         merged = double_words.get(f"{first} {second}")
         taken = merged is not None
-        yield first if merged is None else merged
+        start, end = places[index][0], places[index + taken][1]
+        whole = start >= 0 and places[index + taken][0] >= 0
+        yield Token(first if merged is None else merged, start if whole else -1, end)
 
 
 chair_s = mean_of(lambda record: record["hallucinated"] > 0, scale=100)
@@ -219,6 +247,8 @@ length_tokens = mean_of("lemma_tokens")
 
 IMAGES: Final = 500
 """How many images most papers describe."""
+ONCE: Final = ("image", "words", "made_up")
+"""What a record holds once for both variants."""
 METRICS: Final = ("chair_s", "chair_i", "recall", "chair_s_lemma", "chair_i_lemma", "recall_lemma", "length")
 
 
@@ -244,7 +274,7 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
     official, lemma = (coco_vocabulary(synonyms, base_forms) for base_forms in VARIANTS.values())
     counts = record(doc["image"], results[0], doc["official"], official)
     other = record(doc["image"], results[0], doc["lemma"], lemma)
-    both = {**counts, **{f"lemma_{name}": value for name, value in other.items() if name not in ("image", "words")}}
+    both = {**counts, **{f"lemma_{name}": value for name, value in other.items() if name not in ONCE}}
     return dict.fromkeys(METRICS, both)
 
 

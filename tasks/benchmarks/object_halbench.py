@@ -91,6 +91,7 @@ def record(image: str, named: Sequence[str], truth: Collection[str], answer: str
         "covered": len(present.intersection(named)),
         "objects": len(present),
         "words": len(answer.strip().split(" ")),
+        "made_up": [name for name in dict.fromkeys(named) if name not in present],
     }
 
 

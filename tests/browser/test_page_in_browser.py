@@ -215,6 +215,19 @@ def test_flips_are_counted_and_shown_with_image_answers_and_the_judges_words(ope
     board.tally("Showing 1.")
 
 
+def test_the_words_that_a_task_calls_made_up_are_marked_and_not_the_difference(opened_at_flips: Open) -> None:
+    said = {BASE: ("a Cat and dogs; a cathedral", ["cat", "dog"]), TUNED: ("a tree and a dog (made.up)", [])}
+    samples = []
+    for model, (answer, words) in said.items():
+        one = sample(model, 0, correct=model == TUNED, answer=answer)
+        samples.append(replace(one, records={"f1": {**one.records["f1"], "made_up": words}}))
+    board = opened_at_flips(html(samples=lambda run: [one for one in samples if one.run == run]))
+    marked = board.locator("#cases mark")
+    assert marked.all_text_contents() == ["Cat", "dogs"]
+    assert marked.first.get_attribute("title") == "not in the image"
+    assert board.locator("#cases .answer").all_text_contents() == [answer for answer, _ in said.values()]
+
+
 def test_more_cases_come_on_demand_and_the_reader_goes_on_where_they_begin(opened_at_flips: Open) -> None:
     board = opened_at_flips(html())
     board.locator("#flip-form [name=kind]").select_option("all")

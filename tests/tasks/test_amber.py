@@ -51,8 +51,15 @@ def test_nouns_are_there_or_expected_or_made_up(text: str, counts: tuple[int, in
 def test_a_safe_word_is_a_noun_that_is_never_wrong() -> None:
     words = amber.Words(association={"light": []}, safe=frozenset(("light",)))
     assert amber.describe("A light.", [], ["light"], words) == {
-        **{"nouns": 1, "hallucinated": 0, "covered": 0, "truth": 0, "trapped": 0, "traps": 1}
+        **{"nouns": 1, "hallucinated": 0, "covered": 0, "truth": 0, "trapped": 0, "traps": 1, "made_up": []}
     }
+
+
+def test_a_description_names_the_nouns_that_nothing_there_explains_as_they_are_written() -> None:
+    assert amber.describe("Two cats and a tree on the grass, cats.", TRUTH, TRAPS, WORDS)["made_up"] == [
+        "cats",
+        "tree",
+    ]
 
 
 def test_words_that_are_alike_count_for_the_thing_there_and_for_the_trap() -> None:

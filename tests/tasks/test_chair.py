@@ -55,7 +55,12 @@ def test_a_word_merged_with_the_one_before_it_starts_no_pair() -> None:
 def test_record_counts_mentions_with_repeats_and_objects_once() -> None:
     counts = {"hallucinated": 2, "mentions": 4, "covered": 1, "objects": 2, "words": 9, "tokens": 12}
     found = chair.record("7", "A dog, a puppy and a ball, a ball.", {"dog", "toilet"}, WORLD)
-    assert found == {"image": "7", **counts}
+    assert found == {"image": "7", **counts, "made_up": ["ball"]}
+
+
+def test_a_record_names_the_words_for_what_is_not_there_as_they_are_written() -> None:
+    found = chair.record("7", 'Two PUPPIES, "a hot dog" and  dogs near Buses.', {"dog"}, COCO["lemma"])
+    assert found["made_up"] == ["hot dog", "buses"]
 
 
 def test_rates_pool_captions() -> None:

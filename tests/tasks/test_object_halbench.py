@@ -131,6 +131,7 @@ def test_the_judge_lists_objects_and_is_not_asked_about_what_is_short_or_failed(
     assert records[0]["length"] == {
         **{"image": "0", "hallucinated": 1, "mentions": 2, "covered": 1, "objects": 1, "words": 5},
         "nouns": object_halbench.noun_reader()[0],
+        "made_up": ["car"],
     }
 
 

@@ -105,7 +105,7 @@
     return now.mark.right ? "right" : "wrong";
   };
   const read = (rows) => new Map(rows.map(([question, answer, mark, reply, prompt, reason, reasoning]) =>
-    [question, { answer, reply, prompt, reason, reasoning, mark: mark && { label: mark[0], score: mark[1], right: mark[2] === 1 } }]));
+    [question, { answer, reply, prompt, reason, reasoning, mark: mark && { label: mark[0], score: mark[1], right: mark[2] === 1, madeUp: mark[3] } }]));
 
   const chooseTask = () => {
     const { logs: runs } = logs[task.value], names = runs.map(({ name }, index) => [String(index), name]);
@@ -166,8 +166,9 @@
     const view = picture ? make("img", { src: one(`#${picture}`).textContent, alt: `Image ${image}`, width: "128", height: "128" })
       : make("div", { class: "blank" }, image);
     const about = make("span", { class: "about" }, [MEANS[outcome], type, id].filter(Boolean).join(" · "));
-    const marked = differing(pair.map((side) => side?.answer ?? ""));
-    const sides = pair.map((side, index) => answered(side, names[index], marked[index], prompt));
+    const known = pair.some((side) => side?.mark?.madeUp);
+    const differs = known ? null : differing(pair.map((side) => side?.answer ?? ""));
+    const sides = pair.map((side, index) => answered(side, names[index], known ? madeUp(side) : differs[index], prompt));
     return make("article", { class: "case" }, view, make("h3", { dir: "auto" }, prompt, about), make("div", { class: "pair" }, ...sides));
   };
   const answered = (side, name, parts, prompt) => {
@@ -175,12 +176,27 @@
     box.append(make("div", { class: "who" }, make("bdi", {}, name), make("b", {}, side?.mark?.label ?? "not scored")));
     if (!side || side.answer === null) box.append(make("p", { class: "answer failed" }, side ? `Generation failed. ${side.reason ?? ""}` : "Not asked."));
     else if (!side.answer) box.append(make("p", { class: "answer failed" }, "An empty answer."));
-    else box.append(make("p", { class: "answer", dir: "auto" }, ...parts.map(([word, same]) => same ? word : make("mark", {}, word))));
+    else box.append(make("p", { class: "answer", dir: "auto" }, ...parts.map(([word, same, what]) => same ? word : make("mark", what ? { class: "made-up", title: what } : {}, word))));
     if (side?.reason && side.answer !== null) box.append(make("p", { class: "answer failed", dir: "auto" }, side.reason));
     if (side?.reply) box.append(make("details", { open: "" }, make("summary", {}, "Judge"), make("p", { class: "reply", dir: "auto" }, side.reply)));
     if (side?.reasoning) box.append(make("details", {}, make("summary", {}, "Thoughts"), make("p", { class: "reply", dir: "auto" }, side.reasoning)));
     if (side?.prompt && side.prompt !== prompt) box.append(make("details", {}, make("summary", {}, "Asked in other words"), make("p", { class: "reply", dir: "auto" }, side.prompt)));
     return box;
+  };
+
+  // The words of an answer that its task says are for what is not in the image.
+  const madeUp = (side) => {
+    const text = side?.answer ?? "", words = side?.mark?.madeUp ?? [];
+    if (!words.length) return [[text, true]];
+    const escaped = [...words].sort((a, b) => b.length - a.length).map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+    const pattern = new RegExp(`(?<![\\p{L}\\p{N}])(${escaped.join("|")})(?:e?s)?(?![\\p{L}\\p{N}])`, "giu");
+    const parts = [];
+    let end = 0;
+    for (const match of text.matchAll(pattern)) {
+      parts.push([text.slice(end, match.index), true], [match[0], false, "not in the image"]);
+      end = match.index + match[0].length;
+    }
+    return [...parts, [text.slice(end), true]];
   };
 
   // The words of two answers, each with whether the other has it too: the longest common subsequence.
