@@ -37,6 +37,11 @@ _WRITTEN: Final = str.maketrans(
 )
 
 
+def latex_characters() -> dict[str, str]:
+    """How each character that LaTeX would not show as it is has to be written."""
+    return {chr(code): written for code, written in _WRITTEN.items()}
+
+
 def escape_latex(text: str) -> str:
     """`text` on one line, shown as it is, never as a command."""
     return line(text).translate(_WRITTEN)

@@ -27,7 +27,7 @@ from support.markdown import line, number
 
 log = logging.getLogger(__name__)
 
-SIDE = 128
+SIDE = 256
 """Pixels of a thumbnail's longer side."""
 
 Picture = Callable[[], Any]

@@ -30,12 +30,15 @@ from leaderboards.views.svg_charts import CurveChart, bars, curve, profile
 from leaderboards.views.verdict_words import verdict_sentences
 from support.errors import BoardError, did_you_mean
 from support.files import atomic_write
+from support.latex import latex_characters
 from support.markdown import line, number
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 _FILES = Path(__file__).with_name("page")
+
+_SCRIPTS = ("page.js", "page_export.js")
 
 _POLICY = (
     "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; base-uri 'none'; "
@@ -99,7 +102,7 @@ def page(
     headlines = [
         (column, [_readable(entry) for entry in column.entries]) for column in board.columns if column.headline
     ]
-    script, style = (_read_file(f"page.{kind}") for kind in ("js", "css"))
+    script, style = ("\n".join(map(_read_file, names)) for names in (_SCRIPTS, ("page.css",)))
     text = _load_template().render(
         title=line(title),
         policy=_POLICY.format(script=_digest(script), style=_digest(style)),
@@ -140,6 +143,7 @@ def _words_of(board: BoardTable) -> dict[str, Any]:
     return {
         "seeds_legend": SEEDS_LEGEND,
         "glossary": glossary.__dict__,
+        "latex": latex_characters(),
         "p_is": glossary.p_of(glossary.OF_BOARD),
         "ranked": any(cell is not None and cell.rank for _, cells in board.rows for cell in cells),
         "signs": [text for sign, text in glossary.SIGNS.items() if sign in outcomes],

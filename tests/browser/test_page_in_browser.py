@@ -191,7 +191,7 @@ def test_metrics_are_chosen_by_headline_all_or_task(opened: Open) -> None:
 def test_flips_are_counted_and_shown_with_image_answers_and_the_judges_words(opened_at_flips: Open) -> None:
     board = opened_at_flips(html())
     form = board.locator("#flip-form")
-    form.locator("[name=after]").select_option(label=TUNED)
+    form.locator("[name=after]").select_option(label="dpo/checkpoint-47")
     wrong = sum(id > 2 and id % 3 == 0 for id in range(QUESTIONS))
     right = QUESTIONS - 3 - wrong
     assert board.tally("Showing 2.").startswith(
@@ -246,7 +246,7 @@ def test_a_mark_in_the_table_leads_to_the_flips_behind_it(opened: Open) -> None:
     chosen = board.locator("#flip-form select").evaluate_all(
         "selects => selects.map(select => select.selectedOptions[0].textContent)"
     )
-    assert chosen[:4] == ["pope", BASE, TUNED, "better or worse"]
+    assert chosen[:4] == ["pope", BASE, "dpo/checkpoint-47", "better or worse"]
     board.until("document.querySelector('#flips').getBoundingClientRect().top < 300")
 
 

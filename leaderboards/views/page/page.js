@@ -13,7 +13,15 @@
     let timer = 0;
     return () => { clearTimeout(timer); timer = setTimeout(action, 120); };
   };
-  const { logs, base } = JSON.parse(one("#index").textContent);
+  const { logs, base, short } = JSON.parse(one("#index").textContent);
+
+  // What is shown stands in the address, so that whoever opens the address sees the same. A browser may refuse that to a file.
+  const address = new URLSearchParams(location.search);
+  const keep = (values) => {
+    for (const [name, value] of Object.entries(values)) if (value) address.set(name, value); else address.delete(name);
+    const query = address.toString();
+    try { history.replaceState(null, "", `${location.pathname}${query && "?"}${query}${location.hash}`); } catch { /* refused */ }
+  };
 
   // Light and dark. A browser may refuse storage to a file; the choice then lasts as long as the page.
   const root = document.documentElement, theme = one("#theme");
@@ -31,10 +39,9 @@
 
   // Tables: a header's button sorts by its column, the best first; what has no value stays last.
   const words = new Intl.Collator("en", { numeric: true });
-  for (const button of all(".sort")) button.addEventListener("click", () => {
-    const head = button.closest("th"), body = one("tbody", head.closest("table")), kind = button.dataset.sort;
-    const first = kind === "high" ? "descending" : "ascending", second = kind === "high" ? "ascending" : "descending";
-    const order = head.getAttribute("aria-sort") === first ? second : first;
+  const called = (head) => head.textContent.replace(/\s+/g, " ").trim();
+  const sort = (head, order) => {
+    const body = one("tbody", head.closest("table")), kind = one(".sort", head).dataset.sort;
     const value = (row) => {
       const cell = row.cells[head.cellIndex];
       return kind === "text" ? cell.textContent.trim() : cell.dataset.v === undefined ? null : Number(cell.dataset.v);
@@ -45,7 +52,17 @@
     body.append(...keyed.map(([, row]) => row));
     for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", order);
-  });
+  };
+  for (const head of all("th:has(.sort)")) {
+    const name = `sort-${head.closest("section").id}`, orders = ["ascending", "descending"];
+    if (one(".sort", head).dataset.sort === "high") orders.reverse();
+    one(".sort", head).addEventListener("click", () => {
+      const order = orders[head.getAttribute("aria-sort") === orders[0] ? 1 : 0];
+      sort(head, order);
+      keep({ [name]: `${order} ${called(head)}` });
+    });
+    for (const order of orders) if (address.get(name) === `${order} ${called(head)}`) sort(head, order);
+  }
 
   // Which models and which metrics are shown.
   const filter = one("#filter"), columns = one("#columns");
@@ -55,12 +72,17 @@
     for (const element of named) element.toggleAttribute("hidden", !element.dataset.model.toLowerCase().includes(part));
     one("#count").textContent = part ? `${all("#board tbody tr:not([hidden])").length} of ${rows} models` : "";
   };
-  filter.addEventListener("input", soon(narrow));
-  columns.addEventListener("change", () => {
+  filter.addEventListener("input", soon(() => { narrow(); keep({ models: filter.value.trim() }); }));
+  const choose = () => {
     const chosen = columns.value;
     if (chosen === "headline") delete root.dataset.columns; else root.dataset.columns = chosen;
     for (const cell of all(".scores :is(th, td):not(.model)")) cell.hidden = /^t/.test(chosen) && !cell.classList.contains(chosen);
-  });
+  };
+  const chosenName = () => /^t/.test(columns.value) ? columns.selectedOptions[0].textContent : columns.value === "all" ? "all" : "";
+  columns.addEventListener("change", () => { choose(); keep({ metrics: chosenName() }); });
+  if (address.has("models")) { filter.value = address.get("models"); narrow(); }
+  const metrics = [...columns.options].find((option) => [option.value, option.textContent].includes(address.get("metrics")));
+  if (metrics) { columns.value = metrics.value; choose(); }
   one("#tools").addEventListener("submit", (event) => event.preventDefault());
   one("#tools").hidden = false;
 
@@ -96,6 +118,7 @@
     select.replaceChildren(...options.map(([key, text]) => make("option", { value: key }, text)));
     if (options.some(([key]) => key === value)) select.value = value;
   };
+  const runName = (select) => select.selectedOptions[0]?.title;
   const STEP = 20;
   let found = [], shown = 0, turn = 0;
 
@@ -108,15 +131,17 @@
     [question, { answer, reply, prompt, reason, reasoning, mark: mark && { label: mark[0], score: mark[1], right: mark[2] === 1, madeUp: mark[3] } }]));
 
   const chooseTask = () => {
-    const { logs: runs } = logs[task.value], names = runs.map(({ name }, index) => [String(index), name]);
+    const { logs: runs } = logs[task.value], names = runs.map(({ name }, index) => [String(index), short[name] ?? name]);
     const kept = (select, otherwise) => {
-      const index = runs.findIndex(({ name }) => name === select.selectedOptions[0]?.textContent);
+      const index = runs.findIndex(({ name }) => name === runName(select));
       return String(index < 0 ? otherwise : index);
     };
     const start = Math.max(0, runs.findIndex(({ name }) => name === base));
     const [old, now] = [kept(before, start), kept(after, Math.max(0, runs.findIndex((_, index) => index !== start)))];
-    fill(before, names, old);
-    fill(after, names, now);
+    for (const [select, value] of [[before, old], [after, now]]) {
+      fill(select, names, value);
+      for (const option of select.options) option.title = runs[option.value].name;
+    }
     fill(category, [["", "all"]], "");
   };
 
@@ -163,7 +188,8 @@
 
   const MEANS = { better: "▲ better", worse: "▼ worse", right: "both right", wrong: "both wrong", unscored: "not scored on a side" };
   const drawn = ({ id, prompt, picture, image, type, pair, outcome }, names) => {
-    const view = picture ? make("img", { src: one(`#${picture}`).textContent, alt: `Image ${image}`, width: "128", height: "128" })
+    const view = picture
+      ? make("button", { type: "button", class: "zoom", "aria-label": `Enlarge image ${image}` }, make("img", { src: one(`#${picture}`).textContent, alt: `Image ${image}`, width: "128", height: "128" }))
       : make("div", { class: "blank" }, image);
     const about = make("span", { class: "about" }, [MEANS[outcome], type, id].filter(Boolean).join(" · "));
     const known = pair.some((side) => side?.mark?.madeUp);
@@ -221,9 +247,26 @@
   fill(task, logs.map((log, index) => [String(index), log.label]), "0");
   chooseTask();
   form.addEventListener("submit", (event) => event.preventDefault());
-  task.addEventListener("change", () => { chooseTask(); show(); });
-  for (const select of [before, after, kind, category]) select.addEventListener("change", show);
-  wanted.addEventListener("input", soon(show));
+  const name = (select) => select.selectedOptions[0]?.textContent ?? "";
+  const showAndKeep = () => {
+    show();
+    keep({ task: name(task), before: runName(before), after: runName(after), show: kind.value, category: category.value, words: wanted.value.trim() });
+  };
+  const pick = (select, key, names) => { const at = names.indexOf(address.get(key)); if (at >= 0) select.value = String(at); };
+  if (address.has("task")) {
+    pick(task, "task", logs.map((log) => log.label));
+    chooseTask();
+    const runs = logs[task.value].logs.map((run) => run.name);
+    pick(before, "before", runs);
+    pick(after, "after", runs);
+    if ([...kind.options].some((option) => option.value === address.get("show"))) kind.value = address.get("show");
+    wanted.value = address.get("words") ?? "";
+    const own = address.get("category");
+    if (own) fill(category, [["", "all"], [own, own]], own);
+  }
+  task.addEventListener("change", () => { chooseTask(); showAndKeep(); });
+  for (const select of [before, after, kind, category]) select.addEventListener("change", showAndKeep);
+  wanted.addEventListener("input", soon(showAndKeep));
   more.addEventListener("click", () => {
     const last = list.lastElementChild;
     next();
@@ -238,7 +281,7 @@
     before.value = place(base);
     after.value = place(link.dataset.after);
     kind.value = "flips";
-    show();
+    showAndKeep();
   });
   form.hidden = false;
   const watcher = new IntersectionObserver((seen) => {
