@@ -43,7 +43,7 @@ Loader = Callable[[str], Sequence[Sample]]
 """Run id -> its samples; none, or a FileNotFoundError, where the run has no log."""
 
 Thumbnails = Callable[[str, str], bytes | None]
-"""Task and image id -> a small JPEG, PNG or WebP (128 pixels a side are shown, 640 of one that is enlarged); None = there is none to show."""
+"""Task and image id -> a small JPEG, PNG or WebP (shown 128 pixels wide, or enlarged); None = there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)

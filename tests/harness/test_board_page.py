@@ -110,7 +110,7 @@ def test_a_page_asks_nobody_and_reports_once_what_it_could_not_get(
     told = caplog.messages
     assert [line.partition(":")[0] for line in told] == ["mme", "rtvlm", "gone"]
     assert all("pictures are left out" in line and "\n" not in line for line in told)
-    assert "data:image" not in text
+    assert "data:image/jpeg" not in text
     assert 'id="flips"' in text
 
 
