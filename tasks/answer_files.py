@@ -94,6 +94,19 @@ class OfficialAnswers:
     """Metrics beside the task's own that only these files allow (a published subset)."""
 
 
+def join(parts: Sequence[OfficialAnswers]) -> OfficialAnswers:
+    """Answers to several parts of a benchmark as those to all of them."""
+    if len(parts) == 1:
+        return parts[0]
+    judged = [list(part.warnings_when_judged or part.warnings) for part in parts]
+    return OfficialAnswers(
+        answered=[one for part in parts for one in part.answered],
+        warnings=[line for part in parts for line in part.warnings],
+        warnings_when_judged=[line for lines in judged for line in lines],
+        partial=any(part.partial for part in parts),
+    )
+
+
 MAX_TEXT: Final = 1 << 30
 """Bytes of a file that is read in one piece; COCO's annotations have a third of it."""
 

@@ -28,7 +28,8 @@ LIGHT = (
     f"compare scenes-base {LAST} --board {DEMO}",
     f"check --baseline {DEMO}/board --baseline-model scenes-base --board {DEMO}/board --model {LAST}",
     f"power scenes_chair --board {DEMO} --difference 2",
-    f"score scenes_pope {LOG}",
+    f"score scenes_pope {LOG} --out files --name given",
+    "leaderboard files",
 )
 
 

@@ -24,6 +24,7 @@ from harness.cli.options import (
     ModelOptions,
     Tasks,
     check_data,
+    check_row_names,
     expand,
 )
 from harness.cli.outputs import needs_of_output
@@ -35,7 +36,6 @@ from harness.models.chat_settings import acts_on_served
 from harness.serving.adapters import needs_of_usable
 from harness.serving.settings import ServerSettings
 from support.errors import Need, SettingError, UsageError
-from support.markdown import line
 from support.parsing import parse_json
 from support.processes import world_size
 from support.secrets import redact
@@ -371,9 +371,7 @@ def name_rows(specs: "list[ModelSpec]", rows: list[str]) -> "list[ModelSpec]":
     """The models under the names of `--name`; UsageError where these are not one for each, or not distinct."""
     if rows and len(rows) != len(specs):
         raise UsageError(f"--name is given {len(rows)} times for {len(specs)} models: one for each --model, in order")
-    for row in rows:
-        if not row.strip() or row != line(row) or row != row.strip():
-            raise UsageError(f"--name {row!r}: must be one line of text, without spaces around it")
+    check_row_names(rows)
     named = [replace(spec, name=row) for spec, row in zip(specs, rows, strict=True)] if rows else specs
     again = [name for name, times in Counter(spec.name for spec in named).items() if times > 1]
     if again:

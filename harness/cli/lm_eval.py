@@ -4,17 +4,21 @@
     --include_path tasks
 
 `pretrained` is whatever `harness eval --model` takes: a name, a folder with weights or an adapter, a hub id. All other
-arguments are lm-eval's, and those of SharedImageLM. Tasks without images run through lm-eval's own code for language
+arguments are lm-eval's, and those of SharedImageLM; `--apply_chat_template` is implied.
+Tasks without images run through lm-eval's own code for language
 models, on the same weights.
 """
 
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import typer
+import yaml
 
 from harness.engine.config import EngineConfig, config_from
 from harness.evaluation.protocol import OFFICIAL, as_asked
@@ -24,6 +28,9 @@ from harness.models.load import for_model, register
 from harness.models.spec import find
 from support.errors import ModelError, UsageError, one_line
 
+log = logging.getLogger(__name__)
+
+_TEMPLATE: Final = "--apply_chat_template"
 NAME: Final = "vlm-harness"
 """What lm-eval's `--model` calls our LM."""
 
@@ -46,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     from lm_eval.__main__ import cli_evaluate
 
     before = sys.argv
-    sys.argv = ["lm-eval", *arguments]  # lm-eval reads nothing else
+    sys.argv = ["lm-eval", *_with_chat_template(arguments)]  # lm-eval reads nothing else
     try:
         cli_evaluate()
     except SystemExit as end:
@@ -58,6 +65,42 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         sys.argv = before
     return 0
+
+
+def _with_chat_template(words: Sequence[str]) -> list[str]:
+    """The arguments with --apply_chat_template where our LM is asked and nothing is said of it: our models are trained
+    on chats. `false` leaves it out."""
+    given = [place for place, word in enumerate(words) if word.partition("=")[0] == _TEMPLATE]
+    if given:
+        at = given[-1]
+        _, equals, value = words[at].partition("=")
+        is_off = (value if equals else next(iter(words[at + 1 :]), "")).lower() == "false"
+        return [*words[:at], *words[at + (1 if equals else 2) :]] if is_off else list(words)
+    options = {**_read_config(words), **_values_of(words, {"--model": "model", "-M": "model"})}
+    if options.get("model") != NAME or _TEMPLATE.removeprefix("--") in options:
+        return list(words)
+    log.info(f"questions are put into the model's chat template ({_TEMPLATE} false: they are not)")
+    return [*words, _TEMPLATE]
+
+
+def _read_config(words: Sequence[str]) -> dict[str, Any]:
+    """What lm-eval's --config file holds; nothing where there is none that can be read, of which lm-eval tells."""
+    path = _values_of(words, {"--config": "config", "-C": "config"}).get("config")
+    try:
+        found = {} if path is None else yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _values_of(words: Sequence[str], options: Mapping[str, str]) -> dict[str, str]:
+    """The values of some options, by the names they have in lm-eval's files."""
+    found = {}
+    for word, after in zip(words, [*words[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        if name in options:
+            found[options[name]] = value if equals else after
+    return found
 
 
 @cache

@@ -40,6 +40,15 @@ def after_eval(board: "Board", entries: "Sequence[Entry]", given: Sequence[str])
     tell_next(board.folder, compared if len(models) > 1 else another, _page(out, *more))
 
 
+def after_score(board: "Board", entries: "Sequence[Entry]") -> None:
+    """After `score --out`: a comparison of two results of one task, and the page."""
+    out = board.folder.parent.as_posix()
+    more = ["--partial"] if any(entry.partial for entry in entries) else []
+    models = _models_alike(board, entries)
+    shown = ["compare", *models, "--board", out, *more] if len(models) > 1 else ["leaderboard", out, *more]
+    tell_next(board.folder, shown, _page(out, *more))
+
+
 def after_run(folder: Path, base: str | None, best: str | None, results: object) -> None:
     """After `train-then-eval` or `watch`: the page, and what changed from the base to the best checkpoint."""
     out = folder.as_posix()

@@ -13,6 +13,7 @@ import typer
 from harness.cli.setting_options import OptionGroup, check_at_least, parse_pairs, refuse_given
 from support.errors import InputError, Need, NoKeyError, SettingError, UsageError
 from support.judge_names import SCENES, current_judge
+from support.markdown import line
 from support.settings import LARGEST_SEED, made, settings_of
 from tasks.judges.addresses import OPENAI, server_of
 from tasks.judges.prices import read_price
@@ -292,6 +293,13 @@ def expand(tasks: list[str] | None) -> "list[TaskSpec]":
 def split_names(given: list[str]) -> list[str]:
     """Names that may be separated by commas."""
     return [name.strip() for text in given for name in text.split(",") if name.strip()]
+
+
+def check_row_names(rows: Sequence[str]) -> None:
+    """UsageError for a --name that is no line of text."""
+    for row in rows:
+        if not row.strip() or row != line(row) or row != row.strip():
+            raise UsageError(f"--name {row!r}: must be one line of text, without spaces around it")
 
 
 def say(what: object, code: int) -> int:

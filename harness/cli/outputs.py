@@ -10,7 +10,16 @@ from support.errors import Need, UsageError
 from support.full_disk import is_full
 
 FOLDERS: Final = (
-    *("eval", "train-then-eval", "train", "attention", "vlfeedback build", "vlfeedback annotate", "povid inject"),
+    *(
+        "eval",
+        "score",
+        "train-then-eval",
+        "train",
+        "attention",
+        "vlfeedback build",
+        "vlfeedback annotate",
+        "povid inject",
+    ),
     *("models convert-llava", "judge bench"),
 )
 """Commands whose `out` is a folder."""

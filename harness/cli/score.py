@@ -2,14 +2,17 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli.judging import exit_code_of
 from harness.cli.missing import tell_forecast
-from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, MaxFailed
+from harness.cli.next_steps import after_score
+from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, MaxFailed, check_row_names
+from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import with_settings
 from harness.cli.shown import show
 from support.errors import Need, UsageError
@@ -25,11 +28,23 @@ log = logging.getLogger(__name__)
 def score_command(
     context: typer.Context,
     task: Annotated[str, typer.Argument(help="A task's name.")],
-    path: Annotated[
-        Path, typer.Argument(help="Answers in the benchmark's own format (file or folder), or a sample log (.parquet).")
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH...",
+            help="Answers in the benchmark's own format (file or folder), or a sample log (.parquet); several are "
+            "several results, but for the files of one benchmark's parts.",
+        ),
     ],
     references: Annotated[
         Path | None, typer.Option(help="Folder with the published files that the score needs beside the answers.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder whose board gets the scores, marked as of answers from files.")
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="What tables and the board call a result, in place of its file's name; one for each."),
     ] = None,
     dry_run: DryRun = False,
     max_failed: MaxFailed = 0.05,
@@ -41,32 +56,70 @@ def score_command(
 
     No model is asked; a judge only where --judge names one.
     """
-    from dataclasses import asdict
-
     from harness.evaluation.eval_settings import EvalSettings
     from harness.evaluation.preflight import look_at_run
-    from harness.evaluation.score_files import plan_of, score
+    from harness.evaluation.score_files import plan_of, results_in, score_paths
     from harness.runs.forecast import forecast_of_judging
 
     spec = _find_task(task)
     judge.check(context, spec.judged)
-    needs: list[Need] = []
+    results = results_in(spec, paths)
+    names = _name_results(spec, results, name or [])
+    needs: list[Need] = [] if out is None else needs_of_output("--out", out)
     rater = judge.make(asked=False, lacking=needs) if judge.name is not None else None
     ready = look_at_run((), rater, EvalSettings(), more=needs)
     if dry_run:
-        found = plan_of(spec, path, references, rater, judge.repeats) if rater is not None and spec.judged else None
-        plans, title = [] if found is None else [found], f"score {spec.name}: {path}"
-        return tell_forecast(forecast_of_judging(title, (), plans, ready), as_json)
+        asked = [] if rater is None or not spec.judged else results
+        plans = [plan_of(spec, files, references, rater, judge.repeats) for files in asked if rater is not None]
+        title = f"score {spec.name}: {', '.join(str(file) for files in results for file in files)}"
+        found = forecast_of_judging(title, (), [plan for plan in plans if plan is not None], ready, out=out)
+        return tell_forecast(found, as_json)
     ready.require()
+    board = _open_board(out, names)
     rater = None if rater is None else judge.ready(rater)
-    result = score(spec, path, references, judge=rater, judge_repeats=judge.repeats)
-    if as_json:
-        print(json.dumps(asdict(result)))
-    else:
-        for warning in result.warnings:
-            log.warning(warning)
-        show(_score_table(spec, result))
-    return exit_code_of([result], max_failed)
+    scores: dict[str, Score] = {}
+    entries = []
+    for files, own in zip(results, names, strict=True):
+        scored = score_paths(spec, files, references, judge=rater, judge_repeats=judge.repeats)
+        scores[own] = scored.score
+        if board is not None:
+            from harness.evaluation.given_answers import put_on_board
+
+            entries += put_on_board(board, own, spec, scored)
+    _print_scores(spec, scores, named=bool(name) or len(scores) > 1, as_json=as_json)
+    if board is not None:
+        after_score(board, entries)
+    return exit_code_of(list(scores.values()), max_failed)
+
+
+def _open_board(out: Path | None, names: Sequence[str]) -> Any:
+    """The board of --out, if there is one; UsageError for a name that stands for a model on it."""
+    if out is None:
+        return None
+    from harness.evaluation.given_answers import check_names
+    from leaderboards.board.board import Board
+
+    board = Board(out / "board")
+    check_names(board, names)
+    return board
+
+
+def _name_results(task: "TaskSpec", results: Sequence[Sequence[Path]], given: list[str]) -> list[str]:
+    """What each result is called: by --name, or by its files; with their folder where that alone tells them apart."""
+    from harness.evaluation.score_files import name_of
+
+    names = [name_of(task, files) for files in results]
+    names = [
+        f"{files[0].parent}/{name}" if names.count(name) > 1 else name
+        for files, name in zip(results, names, strict=True)
+    ]
+    if given and len(given) != len(names):
+        what = f"{len(names)} results ({', '.join(names)})"
+        raise UsageError(f"--name is given {len(given)} times for {what}: one for each, in order")
+    check_row_names(given)
+    if len(set(given)) < len(given):
+        raise UsageError(f"--name {', '.join(given)}: give each result a name of its own")
+    return given or names
 
 
 def _find_task(name: str) -> "TaskSpec":
@@ -79,23 +132,56 @@ def _find_task(name: str) -> "TaskSpec":
     return chosen[0]
 
 
-def _score_table(spec: "TaskSpec", result: "Score") -> str:
-    """The scores, beside those that others reported."""
+def _print_scores(task: "TaskSpec", scores: "dict[str, Score]", *, named: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        found = [{"name": name, **asdict(score)} for name, score in scores.items()]
+        print(json.dumps(found[0] if len(found) == 1 else {"results": found}))
+        return
+    for name, score in scores.items():
+        for warning in score.warnings:
+            log.warning(f"{name}: {warning}" if len(scores) > 1 else warning)
+    show(_score_table(task, scores, named))
+
+
+def _score_table(spec: "TaskSpec", scores: "dict[str, Score]", named: bool) -> str:
+    """The scores with their intervals, beside those that others reported."""
+    from leaderboards.views.glossary import INTERVAL
     from support.markdown import MISSING, cell, number, table
 
     units = {name: metric.unit for name, metric in spec.metrics.items()}
-    headers = ["metric", "unit", "score", *(f"{cell(row.model)} ({cell(row.source)})" for row in spec.published)]
+    heads = list(scores) if named else ["score"]
+    published = [f"{cell(row.model)} ({cell(row.source)})" for row in spec.published]
+    metrics = dict.fromkeys(name for score in scores.values() for name in score.metrics)
     rows = [
         [
             cell(name),
             cell(units.get(name, "")),
-            f"{value:.4f}".rstrip("0").rstrip("."),  # official scores are compared to the last digit
+            *(_show_value(score, name) for score in scores.values()),
             *(number(row.scores.get(name), units.get(name, "")) for row in spec.published),
         ]
-        for name, value in result.metrics.items()
-        if value is not None
+        for name in metrics
+        if any(score.metrics.get(name) is not None for score in scores.values())
     ]
-    counts = f"{result.samples} samples, {result.failed} failed, {result.unscored} unscored, {result.unparsed} unparsed"
-    counts += ", empty answers not counted" if result.empty is None else f", {result.empty} empty"
-    counts += " (partial: not all of the benchmark's questions)" if result.partial else ""
-    return f"{spec.name} {spec.version}: {counts}\n\n{table(headers, rows) if rows else MISSING}"
+    counts = [f"{f'{cell(name)}: ' if named else ''}{_count(score)}" for name, score in scores.items()]
+    shown = table(["metric", "unit", *map(cell, heads), *published], rows) if rows else MISSING
+    told = f"\n\n{INTERVAL}" if any(any(score.intervals.values()) for score in scores.values()) else ""
+    return f"{spec.name} {spec.version}: {f'{chr(10)}{chr(10)}'.join(counts)}\n\n{shown}{told}"
+
+
+def _show_value(score: "Score", metric: str) -> str:
+    """To the last digit, by which official scores are compared; and the interval."""
+    from support.markdown import MISSING
+
+    value, interval = score.metrics.get(metric), score.intervals.get(metric)
+    if value is None:
+        return MISSING
+    shown = f"{value:.4f}".rstrip("0").rstrip(".")
+    return shown if interval is None else f"{shown} [{interval[0]:.4g}, {interval[1]:.4g}]"
+
+
+def _count(score: "Score") -> str:
+    counts = f"{score.samples} samples, {score.failed} failed, {score.unscored} unscored, {score.unparsed} unparsed"
+    counts += ", empty answers not counted" if score.empty is None else f", {score.empty} empty"
+    return counts + (" (partial: not all of the benchmark's questions)" if score.partial else "")

@@ -30,6 +30,8 @@ from tasks.thoughts import answer_of
 
 NOT_KEPT: Final = frozenset(("same",))
 """Fields of records that are read from a second reply about an answer (HallusionBench)."""
+FROM_FILE: Final = "in the answers' file"
+"""What stands for the judge of answers that were rated before."""
 READER: Final = "nouns"
 """The field that says which program of this machine took part (Object HalBench)."""
 
@@ -43,6 +45,8 @@ def rescore(entry: Entry, log: Mapping[str, Sample]) -> Recomputed | str:
     made_by, today = entry.provenance.get("task"), score_digest(task.path)
     if made_by != today:
         return f"they were made by other code of the task ({made_by or 'not known'}, here {today})"
+    if entry.judge == FROM_FILE:
+        return "its ratings came with its answers"
     docs = find_documents(task, entry, log)
     if docs is None:
         return "it keeps no documents (logs of earlier versions don't)"

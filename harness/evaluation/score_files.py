@@ -6,9 +6,11 @@ Answer files in the benchmark's own layout become documents and answers, which a
 logs of this package (.parquet) hold records already.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from glob import glob, has_magic
 from pathlib import Path
+from typing import Any
 
 from harness.evaluation.guards import answer_in
 from harness.evaluation.judge_cost import JudgePlan, plan
@@ -22,10 +24,11 @@ from harness.evaluation.scoring import (
     value_of,
     values_as_text,
 )
-from leaderboards.board.sample import JudgeRepeat, from_parquet
+from leaderboards.board.sample import JudgeRepeat, Sample, from_parquet
+from leaderboards.statistics.verdict import interval
 from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
-from tasks.answer_files import OfficialAnswers
+from tasks.answer_files import Answered, OfficialAnswers, join
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.parameters import not_settable
 from tasks.judges.protocol import Judge
@@ -41,6 +44,8 @@ class Score:
     version: str
     metrics: Mapping[str, float | None]
     """In the task's units; None if no answer counts for the metric."""
+    intervals: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+    """Metric -> its 95 % interval over images; None where there is none."""
     samples: int
     unscored: int
     """Answers without a rating, whether left out or, where the official rule says so, counted as 0."""
@@ -59,6 +64,22 @@ class Score:
     warnings: Sequence[str] = field(default=())
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoredFiles:
+    """The answers of one model to a task, scored."""
+
+    paths: Sequence[Path]
+    """The files or the folder they came in."""
+    score: Score
+    scored: Scored
+    answered: Sequence[Answered] = ()
+    """In the order of `scored`; none where they came in a sample log."""
+    log: Sequence[Sample] = ()
+    """The sample log that they came in."""
+    judge: Judge | None = None
+    """Who rated answers now; None: nobody did."""
+
+
 def score(
     task: TaskSpec,
     path: Path,
@@ -68,14 +89,59 @@ def score(
     judge_repeats: int = 1,
     official_prompts: bool = False,
 ) -> Score:
-    """The task's metrics on the answers in `path`; AnswerFileError where they can't be read.
+    """The task's metrics on the answers in `path`, as `score_paths` has them."""
+    asked: dict[str, Any] = {"judge": judge, "judge_repeats": judge_repeats, "official_prompts": official_prompts}
+    return score_paths(task, [path], references, **asked).score
+
+
+def results_in(task: TaskSpec, paths: Iterable[Path]) -> list[list[Path]]:
+    """The files of each result: those to several parts of the benchmark (POPE's splits) whose names are else the same
+    are one. A path may be a pattern, such as answers/*.jsonl."""
+    part_of = registry().part_of_answers(task.name)
+    found: dict[tuple[Path, str], dict[str, Path]] = {}
+    for path in dict.fromkeys(each for given in paths for each in _expand(given)):
+        part = part_of(path) if path.is_file() else None
+        name = path.name if part is None else path.name.replace(part, "", 1)
+        found.setdefault((path.parent, name), {})[part or ""] = path
+    return [list(parts.values()) for parts in found.values()]
+
+
+def name_of(task: TaskSpec, paths: Sequence[Path]) -> str:
+    """What a result is called, by its files: without the part of the benchmark."""
+    part_of, first = registry().part_of_answers(task.name), paths[0]
+    part = part_of(first) if len(paths) > 1 else None
+    stem = first.name if first.is_dir() else first.stem.removesuffix(".samples")
+    return (stem if part is None else stem.replace(part, "", 1)).strip("_-. ") or first.parent.name or stem
+
+
+def _expand(path: Path) -> list[Path]:
+    if path.exists() or not has_magic(str(path)):
+        return [path]
+    if not (found := sorted(map(Path, glob(str(path))))):
+        raise AnswerFileError(f"{path}: no file is named so")
+    return found
+
+
+def score_paths(
+    task: TaskSpec,
+    paths: Sequence[Path],
+    references: Path | None = None,
+    *,
+    judge: Judge | None = None,
+    judge_repeats: int = 1,
+    official_prompts: bool = False,
+) -> ScoredFiles:
+    """The task's metrics on the answers in some files, which are one result; AnswerFileError where they can't be read.
 
     Answers without a rating are rated by `judge`, `judge_repeats` times; metrics are then means, and warnings list the
     values.
     """
+    path = paths[0]
     if path.suffix == ".parquet":
-        return _make_score(_read_sample_log(task, path))
-    given = _read_answers(task, path, references, judge)
+        log = _read_log(task, path)
+        scored = _scored_of_log(task, log)
+        return ScoredFiles(paths=paths, score=_make_score(scored), scored=scored, log=log)
+    given = _read_all(task, paths, references, judge)
     answers = [sample.answer for sample in given.answered]
     unjudged = sum(map(is_to_judge, answers)) if task.judged else 0
     if unjudged and judge is None:
@@ -87,7 +153,18 @@ def score(
     found = _make_score(scored, (*given.warnings, *_tell_missing(judge, task)))
     every = next((records[0] for name in task.metrics if (records := scored.records(name))[0]), [])
     more = {name: value_of(metric, every) for name, metric in given.more.items()}
-    return replace(found, metrics={**found.metrics, **more}, partial=given.partial)
+    spans: dict[str, tuple[float, float] | None] = {}
+    for name, metric in given.more.items():
+        low, high = interval(every, metric) if more[name] is not None else (None, None)
+        spans[name] = None if low is None or high is None else (low, high)
+    whole = replace(
+        found,
+        metrics={**found.metrics, **more},
+        intervals={**found.intervals, **spans},
+        partial=given.partial,
+    )
+    asked = judge if unjudged else None
+    return ScoredFiles(paths=paths, score=whole, scored=scored, answered=given.answered, judge=asked)
 
 
 def _tell_missing(judge: Judge | None, task: TaskSpec) -> list[str]:
@@ -98,15 +175,22 @@ def _tell_missing(judge: Judge | None, task: TaskSpec) -> list[str]:
 
 
 def plan_of(
-    task: TaskSpec, path: Path, references: Path | None, judge: Judge, judge_repeats: int = 1
+    task: TaskSpec, paths: Sequence[Path], references: Path | None, judge: Judge, judge_repeats: int = 1
 ) -> JudgePlan | None:
-    """The cost of judging the answers in `path`; None if the judge costs nothing. SettingError."""
+    """The cost of judging the answers of one result; None if the judge costs nothing. SettingError."""
     check_judge(judge, [task])
     if not isinstance(judge, OpenAIJudge):
         return None
-    given = _read_answers(task, path, references, judge)
+    given = _read_all(task, paths, references, judge)
     texts = [(one.doc, one.answer) for one in given.answered if is_to_judge(one.answer)]
     return plan(judge, task, [doc for doc, _ in texts], [text for _, text in texts], judge_repeats)
+
+
+def _read_all(task: TaskSpec, paths: Sequence[Path], references: Path | None, judge: Judge | None) -> OfficialAnswers:
+    """The answers in the files of one result."""
+    given = join([_read_answers(task, path, references, judge) for path in paths])
+    _check_size(task, paths[0], given)
+    return given
 
 
 def _read_answers(task: TaskSpec, path: Path, references: Path | None, judge: Judge | None) -> OfficialAnswers:
@@ -116,7 +200,6 @@ def _read_answers(task: TaskSpec, path: Path, references: Path | None, judge: Ju
     given = registry().official_answers(task.name)(path, references)
     if not given.answered:
         raise AnswerFileError(f"{path}: holds no answers to {task.name}")
-    _check_size(task, path, given)
     if judge is None or not any(sample.judge_instead for sample in given.answered):
         return given
     answered = [replace(sample, answer=sample.text) if sample.judge_instead else sample for sample in given.answered]
@@ -138,7 +221,8 @@ def _module_of(task: TaskSpec) -> str:
     return (task.answers or "").rpartition(".")[0]
 
 
-def _read_sample_log(task: TaskSpec, path: Path) -> Scored:
+def _read_log(task: TaskSpec, path: Path) -> list[Sample]:
+    """The samples of the task in a sample log, each once."""
     if not path.exists():
         raise AnswerFileError(f"{path}: no such file or folder")
     try:
@@ -153,7 +237,10 @@ def _read_sample_log(task: TaskSpec, path: Path) -> Scored:
     by_id = {sample.id: sample for sample in samples}
     if any(by_id[sample.id] != sample for sample in samples):
         raise AnswerFileError(f"{path}: holds two samples of {task.name} of one id that differ")
-    samples = list(by_id.values())
+    return list(by_id.values())
+
+
+def _scored_of_log(task: TaskSpec, samples: Sequence[Sample]) -> Scored:
     first = [JudgeRepeat(records=sample.records, reply=sample.reply) for sample in samples]
     repeats = min(len(sample.repeats) for sample in samples)
     return Scored(
@@ -168,6 +255,12 @@ def _read_sample_log(task: TaskSpec, path: Path) -> Scored:
     )
 
 
+def low_high(scored: Scored, metric: str) -> tuple[float, float] | None:
+    """The 95 % interval of a metric; None where there is none."""
+    low, high = scored.interval(metric)
+    return None if low is None or high is None else (low, high)
+
+
 def _make_score(scored: Scored, warnings: Sequence[str] = ()) -> Score:
     task, times = scored.task, len(scored.rounds)
     values = {name: scored.values(name) for name in task.metrics}
@@ -176,6 +269,7 @@ def _make_score(scored: Scored, warnings: Sequence[str] = ()) -> Score:
         task=task.name,
         version=task.version,
         metrics={name: scored.value(name) for name in task.metrics},
+        intervals={name: low_high(scored, name) for name in task.metrics},
         warnings=(*warnings, *(every if times > 1 else ())),
         **vars(scored.counts),
         failures=scored.failures,

@@ -59,6 +59,8 @@ _MAY_LACK: Final = ("configuration", "chat template", "server says")
 
 PROTOCOL: Final = "protocol"
 """In provenance: whose wording the questions had: the protocol's name, and a digest of its content where it has any."""
+NOT_KNOWN: Final = "not known"
+"""The protocol of answers that were given in files: nobody recorded how they were asked for."""
 BARE: Final = "bare"
 """The protocol of questions as they stand in the data; entries of earlier versions were asked so."""
 
@@ -81,6 +83,9 @@ SEEDS: Final = "seeds"
 """In provenance of a row that stands for several trainings: their seeds, or where these are not known, how many."""
 SEED_RUNS: Final = "seed runs"
 """In provenance of such a row: the runs whose scores it is the mean of, and whose logs hold its answers."""
+
+GIVEN: Final = "answers from"
+"""In provenance of scores of answers that were given: the names of their files."""
 
 FAILURES: Final = "failures"
 """In provenance: see `Entry.failures`."""
@@ -236,6 +241,11 @@ class Entry:
         """The tool which computed it, where it was not measured here."""
         return self.provenance.get("imported")
 
+    @property
+    def given(self) -> str | None:
+        """The files that its answers came in, where no model was asked here."""
+        return self.provenance.get(GIVEN)
+
     @cached_property
     def when(self) -> datetime:
         """`created`, comparable."""
@@ -277,6 +287,8 @@ def without_device(settings: str) -> str:
 
 def digest_of_protocol(fact: str | None) -> str:
     """What tells a protocol's questions from others, of the fact that an entry records: "" where they are bare."""
+    if fact == NOT_KNOWN:
+        return NOT_KNOWN
     found = re.search(r" ([0-9a-f]{8})$", fact or "")
     return found[1] if found else ""
 
@@ -417,6 +429,9 @@ MEASURED: Final = (
 IMPORTED: Final = ("imported", "source", "source digest")
 """Facts in the provenance of every number that was computed elsewhere."""
 
+OF_GIVEN: Final = (GIVEN, "source digest", "vlm-harness", "task", PROTOCOL)
+"""Facts in the provenance of every score of answers that were given in files."""
+
 
 def schema(name: str) -> dict[str, Any]:
     """The JSON Schema of this name (draft 2020-12); BoardError."""
@@ -428,4 +443,5 @@ def schema(name: str) -> dict[str, Any]:
 
 def lacking(entry: Entry) -> list[str]:
     """Which facts the entry's provenance should hold and does not."""
-    return [fact for fact in (MEASURED if entry.imported is None else IMPORTED) if fact not in entry.provenance]
+    facts = IMPORTED if entry.imported is not None else MEASURED if entry.given is None else OF_GIVEN
+    return [fact for fact in facts if fact not in entry.provenance]

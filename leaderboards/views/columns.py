@@ -182,6 +182,7 @@ def remarks(entry: Entry) -> list[str]:
         (entry.limit is not None, f"limit {entry.limit}"),
         (entry.limit is None and entry.partial, "partial data"),
         (entry.imported is not None, f"by {entry.imported}"),
+        (entry.given is not None, "answers from a file"),
         (leaked != "0", f"{leaked} leaked"),
     ]
     return [*guard_values(entry), *(text for applies, text in found if applies)]

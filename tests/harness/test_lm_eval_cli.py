@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.cli.lm_eval import NAME, main, register_lm, settings
+from harness.cli.lm_eval import NAME, _with_chat_template, main, register_lm, settings
 from harness.engine.config import EngineConfig
 from harness.models.spec import WEIGHTS
 from support.errors import InputError, MissingWeights, ModelError
@@ -170,3 +170,32 @@ def test_the_real_command(random_model: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "|scenes_pope|" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "more"),
+    (
+        (f"--model {NAME} --tasks x", "--apply_chat_template"),
+        (f"run --model={NAME} --tasks x", "--apply_chat_template"),
+        (f"-M {NAME} --apply_chat_template name", ""),
+        (f"-M {NAME} --apply_chat_template=name", ""),
+        ("--model hf --tasks x", ""),
+        ("ls tasks", ""),
+        ("--config ours.yaml", "--apply_chat_template"),
+        ("--config bare.yaml", ""),
+        ("-C ours.yaml --model hf", ""),
+    ),
+)
+def test_our_models_are_asked_in_their_chat_template(
+    given: str, more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ours.yaml").write_text(f"model: {NAME}\n")
+    Path("bare.yaml").write_text(f"model: {NAME}\napply_chat_template: false\n")
+    assert _with_chat_template(given.split()) == [*given.split(), *more.split()]
+
+
+def test_the_chat_template_can_be_left_out() -> None:
+    words = ["--model", NAME, "--apply_chat_template", "false", "--tasks", "x"]
+    assert _with_chat_template(words) == ["--model", NAME, "--tasks", "x"]
+    assert _with_chat_template(["--model", NAME, "--apply_chat_template=false"]) == ["--model", NAME]

@@ -2,6 +2,7 @@
 with a file."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from harness.cli.main import run
+from leaderboards.board.board import Board
+from leaderboards.board.entry import lacking, name_of_protocol
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 
@@ -236,3 +239,78 @@ def test_hallusionbench_without_its_questions_on_no_image_is_the_other_task(
     assert run(["score", "hallusionbench_image", str(tmp_path / "results.json"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["samples"], found["partial"], found["warnings"]) == (951, False, [])
+
+
+def mme_folder(folder: Path, answer: str = "yes") -> Path:
+    folder.mkdir()
+    (folder / "existence.txt").write_text(MME_LINE.replace("No\tyes", f"No\t{answer}"), encoding="utf-8")
+    return folder
+
+
+def said(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
+    assert run(words) == code
+    out, err = capsys.readouterr()
+    return out if code == 0 else err
+
+
+def test_files_become_rows_of_a_board_that_no_model_run_is_taken_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders, out = [mme_folder(tmp_path / "old"), mme_folder(tmp_path / "new", "no")], tmp_path / "run"
+    command = ["score", "mme", *map(str, folders), "--out", str(out)]
+    shown = said([*command, "--json"], capsys)
+    found = json.loads(shown)["results"]
+    assert [one["name"] for one in found] == ["old", "new"]
+    assert found[0]["intervals"].keys() == found[0]["metrics"].keys()
+    board = Board(out / "board")
+    entries = board.entries()
+    assert {entry.model for entry in entries} == {"old", "new"}
+    assert all(lacking(entry) == [] and entry.weights is None and entry.partial for entry in entries)
+    assert {name_of_protocol(entry.provenance) for entry in entries} == {"not known"}
+    assert said(command, capsys)  # again: nothing new
+    assert len(board.entries()) == len(entries)
+    assert "answers from a file" in said(["leaderboard", str(out), "--partial"], capsys)
+    compared = json.loads(said(["compare", "old", "new", "--board", str(out), "--partial", "--json"], capsys))
+    assert any(flip["fixed"] for flip in compared["flips"]) or compared["flips"]
+    gate = ["check", "--baseline", str(out / "board"), "--baseline-model", "new", "--board", str(out), "--model", "old"]
+    assert run([*gate, "--partial"]) in (0, 3)
+
+
+def test_names_are_one_for_each_result_and_never_those_of_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], answering: Callable[..., Any]
+) -> None:
+    folders = [str(mme_folder(tmp_path / name)) for name in ("one", "two")]
+    err = said(["score", "mme", *folders, "--name", "a"], capsys, 2)
+    assert "--name is given 1 times for 2 results (one, two)" in err
+    shown = said(["score", "mme", *folders, "--name", "a", "--name", "b"], capsys)
+    assert [head.strip() for head in shown.splitlines()[4].split("|")][3:5] == ["a", "b"]
+    model = make_measured(tmp_path / "run", "scenes-base")
+    err = said(["score", "mme", folders[0], "--name", model, "--out", str(tmp_path / "run")], capsys, 2)
+    assert f"'{model}' is a model that was scored on this board" in err
+
+
+def make_measured(out: Path, name: str) -> str:
+    shutil.copytree(Path(__file__).resolve().parents[1] / "runs" / "demo" / "board", out / "board")
+    return name
+
+
+QUESTIONS = [
+    {"question_id": n, "image": f"{n}.jpg", "text": f"Is there a dog {n}?", "label": "yes"} for n in range(1, 4)
+]
+
+
+def test_the_files_of_popes_splits_are_one_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "questions").mkdir()
+    for split in ("random", "popular", "adversarial"):
+        lines = "".join(json.dumps(row) + "\n" for row in QUESTIONS)
+        (tmp_path / "questions" / f"coco_pope_{split}.json").write_text(lines)
+        for model in ("a", "b"):
+            rows = [{"question": row["text"], "answer": "yes" if model == "a" else "no"} for row in QUESTIONS]
+            (tmp_path / f"{model}_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pattern = str(tmp_path / "*_*.jsonl")
+    references = ["--references", str(tmp_path / "questions"), "--json"]
+    found = json.loads(said(["score", "pope", pattern, *references], capsys))["results"]
+    assert [(one["name"], one["samples"], one["metrics"]["f1"]) for one in found] == [("a", 9, 100), ("b", 9, 0)]
+    alone = json.loads(said(["score", "pope", str(tmp_path / "a_random.jsonl"), *references], capsys))
+    assert (alone["name"], alone["samples"], alone["metrics"]["accuracy"]) == ("a_random", 3, 100)
+    assert "no file is named so" in said(["score", "pope", str(tmp_path / "c*.jsonl"), *references], capsys, 2)

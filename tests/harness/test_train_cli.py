@@ -128,7 +128,6 @@ def test_the_authors_example_runs_unchanged(data: Path, tmp_path: Path, capsys: 
         ),
         ("train silkie --data pope=x", "train scores no task; data to train on are named by --train-data"),
         ("train silkie --data x --train-data y", "--train-data names the data to train on already"),
-        ("train scenes-base --data x", "--data is read as --train-data"),
         ("train scenes-base --base x", "starts from nothing"),
         ("train silkie --gpus 3 --dry-run", "can't be shared by 3 processes; possible: 1, 2, 4, 8"),
         ("train silkie --slurm partition=x --gpus 12 --dry-run", "12: a job of several nodes has a multiple of 8"),
@@ -250,3 +249,10 @@ def test_two_processes_end_with_the_weights_of_one(
     assert len(losses[0]) == 4
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert len(list((tmp_path / "two" / "reference").glob("*/*.jsonl"))) == 2
+
+
+def test_data_is_another_word_for_train_data_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["train", "scenes-base", "--data", "x"]) == 2
+    told = capsys.readouterr().err
+    assert "warning: --data is read as --train-data" in told
+    assert "recipe 'scenes-base' reads no data" in told
