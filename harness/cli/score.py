@@ -18,7 +18,9 @@ from harness.cli.shown import show
 from support.errors import Need, UsageError
 
 if TYPE_CHECKING:
+    from harness.evaluation.preflight import Readiness
     from harness.evaluation.score_files import Score
+    from tasks.judges.protocol import Judge
     from tasks.registry import TaskSpec
 
 log = logging.getLogger(__name__)
@@ -58,8 +60,7 @@ def score_command(
     """
     from harness.evaluation.eval_settings import EvalSettings
     from harness.evaluation.preflight import look_at_run
-    from harness.evaluation.score_files import plan_of, results_in, score_paths
-    from harness.runs.forecast import forecast_of_judging
+    from harness.evaluation.score_files import results_in, score_paths
 
     spec = _find_task(task)
     judge.check(context, spec.judged)
@@ -69,11 +70,8 @@ def score_command(
     rater = judge.make(asked=False, lacking=needs) if judge.name is not None else None
     ready = look_at_run((), rater, EvalSettings(), more=needs)
     if dry_run:
-        asked = [] if rater is None or not spec.judged else results
-        plans = [plan_of(spec, files, references, rater, judge.repeats) for files in asked if rater is not None]
-        title = f"score {spec.name}: {', '.join(str(file) for files in results for file in files)}"
-        found = forecast_of_judging(title, (), [plan for plan in plans if plan is not None], ready, out=out)
-        return tell_forecast(found, as_json)
+        asked = None if rater is None else (rater, judge.repeats)
+        return _tell_forecast(spec, results, references, asked, ready, out, as_json)
     ready.require()
     board = _open_board(out, names)
     rater = None if rater is None else judge.ready(rater)
@@ -90,6 +88,27 @@ def score_command(
     if board is not None:
         after_score(board, entries)
     return exit_code_of(list(scores.values()), max_failed)
+
+
+def _tell_forecast(
+    task: "TaskSpec",
+    results: Sequence[Sequence[Path]],
+    references: Path | None,
+    asked: "tuple[Judge, int] | None",
+    ready: "Readiness",
+    out: Path | None,
+    as_json: bool,
+) -> int:
+    """Print what --dry-run says; `asked`: the judge, and how often it rates each answer."""
+    from harness.evaluation.score_files import plan_of
+    from harness.runs.forecast import forecast_of_judging
+
+    plans = []
+    if asked is not None and task.judged:
+        plans = [plan_of(task, files, references, asked[0], asked[1]) for files in results]
+    title = f"score {task.name}: {', '.join(str(file) for files in results for file in files)}"
+    found = forecast_of_judging(title, (), [plan for plan in plans if plan is not None], ready, out=out)
+    return tell_forecast(found, as_json)
 
 
 def _open_board(out: Path | None, names: Sequence[str]) -> Any:
