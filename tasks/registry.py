@@ -234,15 +234,6 @@ class Registry:
         found: Callable[..., Any] = self._import_named(spec, "metadata.answers", spec.answers)
         return found
 
-    def part_of_answers(self, task: str) -> Callable[[Path], str | None]:
-        """The function that says which part of the benchmark a file of answers is to, by its name; None: the whole."""
-        spec = self.task(task)
-        module = (spec.answers or "").rpartition(".")[0]
-        found: Callable[..., Any] = (
-            getattr(importlib.import_module(module), "answer_part", _whole) if module else _whole
-        )
-        return found
-
     @staticmethod
     def _import_named(spec: TaskSpec, field: str, dotted: str) -> Any:
         module, _, attribute = dotted.rpartition(".")
@@ -454,7 +445,3 @@ def _check_members(
             _check_members(groups[name], tasks, groups, (*above, group.name))
         elif name not in tasks:
             raise TaskError(f"{group.path}: task: {UnknownName('task', name, {**tasks, **groups})}")
-
-
-def _whole(file: Path) -> None:
-    """Of benchmarks whose answers come in one file."""

@@ -22,10 +22,13 @@ from harness.cli.options import (
     Json,
     JudgeOptions,
     ModelOptions,
+    ReportTo,
     Tasks,
     check_data,
     check_row_names,
     expand,
+    tell_trackers,
+    trackers_of,
 )
 from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import OptionGroup, check_at_least, from_environment, refuse_given, with_settings
@@ -201,6 +204,7 @@ def eval_command(
     model: Models,
     name: Names = None,
     tasks: Tasks = None,
+    report_to: ReportTo = None,
     dry_run: DryRun = False,
     as_json: Json = False,
     *,
@@ -225,14 +229,13 @@ def eval_command(
     from support.stages import Stages
 
     _check_server(context, server, specs)
-    chosen = expand(tasks)
+    chosen, trackers = expand(tasks), trackers_of(report_to)
     judge.check(context, any(task.judged for task in chosen))
     check_of_tasks(settings, engine, chosen)
     needs += needs_of_output("--out", run.out)
     rater = judge.make(asked=False, lacking=needs)
     with Stages():
-        look: dict[str, Any] = {"models": specs, "more": needs, "server": server, "most_lost": run.max_failed}
-        ready = look_at_run(chosen, rater, settings, **look)
+        ready = look_at_run(chosen, rater, settings, models=specs, more=needs, server=server, most_lost=run.max_failed)
     if dry_run:
         return _tell_forecast(specs, chosen, rater, settings, ready, run.out, as_json)
     if len(specs) < len(model):  # one is no model
@@ -254,7 +257,7 @@ def eval_command(
     scorer = replace(scorer, judge=judge.ready(rater))
     with scorer.server or nullcontext():
         entries = _score_each(context, scorer, named_specs)
-    _end(board, entries, context.obj or [], as_json)
+    _end(board, entries, context.obj or [], as_json, trackers)
     return exit_code_of(entries, run.max_failed)
 
 
@@ -286,9 +289,12 @@ def _tell_forecast(
     return tell_forecast(forecast_of_scoring(f"score {named}", steps, costs, ready, out=out), as_json)
 
 
-def _end(board: "Board", entries: "Sequence[Entry]", given: Sequence[str], as_json: bool) -> None:
-    """Print the scores, and what comes next after the command of these words."""
+def _end(
+    board: "Board", entries: "Sequence[Entry]", given: Sequence[str], as_json: bool, trackers: Sequence[str]
+) -> None:
+    """Print the scores, tell the trackers of them, and say what comes next after the command of these words."""
     _print_entries(entries, board, as_json)
+    tell_trackers(trackers, board, [entry.model for entry in entries], entries[0].model if entries else None)
     after_eval(board, entries, given)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from tasks.judges.settings import GivenSettings, JudgeSettings
 
 if TYPE_CHECKING:
     from harness.models.spec import ModelSpec
+    from leaderboards.board.board import Board
     from tasks.judges.protocol import Judge
     from tasks.pairs.protocol import PairBench
     from tasks.registry import TaskSpec
@@ -56,6 +57,33 @@ MaxFailed = Annotated[
     ),
 ]
 Tasks = Annotated[list[str] | None, typer.Option(help="Tasks or suites, separated by commas; repeatable.")]
+
+
+ReportTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report-to",
+        help="Trackers that get each model's scores and some answers: wandb, trackio, mlflow, tensorboard; repeatable.",
+    ),
+]
+
+
+def trackers_of(given: list[str] | None) -> list[str]:
+    """The names of --report-to; SettingError for one that is not known or not installed."""
+    names = list(dict.fromkeys(split_names(given or [])))
+    if names:
+        from harness.evaluation.trackers import check_trackers
+
+        check_trackers(names)
+    return names
+
+
+def tell_trackers(trackers: Sequence[str], board: "Board", models: Iterable[str], base: str | None) -> None:
+    """Tell the trackers of these models' scores on the board."""
+    if trackers:
+        from harness.evaluation.trackers import report_scores
+
+        report_scores(board, models, trackers, base=base)
 
 
 def _check_limit(value: int | None) -> int | None:

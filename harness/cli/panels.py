@@ -21,7 +21,7 @@ _NAMES: Final = {
     JUDGE: "ledger official_prompts judge_repeats judge_calibration human_labels",
     ENGINE: "full_answers fresh gpus workers ray slurm",
     OUTPUT: "out as_json dry_run yes output format form html pictures source_url hub_task junit comment push public "
-    "embed_images copy_images max_failed verbose quiet",
+    "report_to embed_images copy_images max_failed verbose quiet",
     ADVANCED: "config_file strict trust_remote_code serve_options serve_patience serve_keep plain_trl mode "
     "share features kept_bytes compile attn_implementation load_in_8bit bnb_4bit_compute_dtype bnb_4bit_quant_type "
     "bnb_4bit_use_double_quant parallelize max_memory_per_gpu max_cpu_memory offload_folder device_map max_images "

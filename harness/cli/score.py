@@ -4,14 +4,24 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli.judging import exit_code_of
 from harness.cli.missing import tell_forecast
 from harness.cli.next_steps import after_score
-from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, MaxFailed, check_row_names
+from harness.cli.options import (
+    JUDGE,
+    DryRun,
+    Json,
+    JudgeOptions,
+    MaxFailed,
+    ReportTo,
+    check_row_names,
+    tell_trackers,
+    trackers_of,
+)
 from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import with_settings
 from harness.cli.shown import show
@@ -19,7 +29,8 @@ from support.errors import Need, UsageError
 
 if TYPE_CHECKING:
     from harness.evaluation.preflight import Readiness
-    from harness.evaluation.score_files import Score
+    from harness.evaluation.score_files import Score, ScoredFiles
+    from leaderboards.board.board import Board
     from tasks.judges.protocol import Judge
     from tasks.registry import TaskSpec
 
@@ -48,6 +59,7 @@ def score_command(
         list[str] | None,
         typer.Option(help="What tables and the board call a result, in place of its file's name; one for each."),
     ] = None,
+    report_to: ReportTo = None,
     dry_run: DryRun = False,
     max_failed: MaxFailed = 0.05,
     as_json: Json = False,
@@ -64,6 +76,7 @@ def score_command(
 
     spec = _find_task(task)
     judge.check(context, spec.judged)
+    trackers = _check_report(report_to, out)
     results = results_in(spec, paths)
     names = _name_results(spec, results, name or [])
     needs: list[Need] = [] if out is None else needs_of_output("--out", out)
@@ -75,18 +88,14 @@ def score_command(
     ready.require()
     board = _open_board(out, names)
     rater = None if rater is None else judge.ready(rater)
-    scores: dict[str, Score] = {}
-    entries = []
-    for files, own in zip(results, names, strict=True):
-        scored = score_paths(spec, files, references, judge=rater, judge_repeats=judge.repeats)
-        scores[own] = scored.score
-        if board is not None:
-            from harness.evaluation.given_answers import put_on_board
-
-            entries += put_on_board(board, own, spec, scored)
+    found = {
+        own: score_paths(spec, files, references, judge=rater, judge_repeats=judge.repeats)
+        for own, files in zip(names, results, strict=True)
+    }
+    scores = {own: scored.score for own, scored in found.items()}
     _print_scores(spec, scores, named=bool(name) or len(scores) > 1, as_json=as_json)
     if board is not None:
-        after_score(board, entries)
+        _keep(board, spec, found, trackers)
     return exit_code_of(list(scores.values()), max_failed)
 
 
@@ -111,7 +120,14 @@ def _tell_forecast(
     return tell_forecast(found, as_json)
 
 
-def _open_board(out: Path | None, names: Sequence[str]) -> Any:
+def _check_report(given: list[str] | None, out: Path | None) -> list[str]:
+    """The trackers; UsageError without a board, which is what is reported."""
+    if given and out is None:
+        raise UsageError("--report-to: needs --out, the run folder whose board is reported")
+    return trackers_of(given)
+
+
+def _open_board(out: Path | None, names: Sequence[str]) -> "Board | None":
     """The board of --out, if there is one; UsageError for a name that stands for a model on it."""
     if out is None:
         return None
@@ -121,6 +137,15 @@ def _open_board(out: Path | None, names: Sequence[str]) -> Any:
     board = Board(out / "board")
     check_names(board, names)
     return board
+
+
+def _keep(board: "Board", task: "TaskSpec", found: "dict[str, ScoredFiles]", trackers: list[str]) -> None:
+    """Put the results on the board, and tell of them."""
+    from harness.evaluation.given_answers import put_on_board
+
+    entries = [entry for name, scored in found.items() for entry in put_on_board(board, name, task, scored)]
+    after_score(board, entries)
+    tell_trackers(trackers, board, found, next(iter(found)))
 
 
 def _name_results(task: "TaskSpec", results: Sequence[Sequence[Path]], given: list[str]) -> list[str]:

@@ -21,9 +21,12 @@ from harness.cli.options import (
     JudgeOptions,
     Limit,
     MaxFailed,
+    ReportTo,
     Seed,
     say,
     split_names,
+    tell_trackers,
+    trackers_of,
 )
 from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import OptionGroup, with_settings
@@ -97,6 +100,7 @@ def train_then_eval_command(
     limit: Limit = None,
     seed: Seed = None,
     max_failed: MaxFailed = 0.05,
+    report_to: ReportTo = None,
     dry_run: DryRun = False,
     as_json: Json = False,
     *,
@@ -108,8 +112,7 @@ def train_then_eval_command(
 ) -> int:
     """Score the base, train, score every checkpoint, compare.
 
-    Builds or reads preference data first, and gives the verdict at the end. After an interruption the same command
-    continues.
+    Builds or reads preference data first. After an interruption the same command continues.
     """
     found = _find_recipe(recipe, tasks, seed, training, data, fetch=not dry_run)
     found, settings = _find_scoring(found, asked, data, limit)
@@ -117,7 +120,7 @@ def train_then_eval_command(
     judge = replace(judge, name=judge.name or (found.data.judge if found.data else None) or SCENES)
     judge.check(context)
     check_server(context, server)
-    needs = needs_of_output("--out", folder)
+    needs, trackers = needs_of_output("--out", folder), trackers_of(report_to)
     rater = judge.make(asked=False, lacking=needs)
     layout = _find_layout(found, folder, training, dry_run, needs)
     from harness.runs.needs import look_at_recipe
@@ -143,8 +146,17 @@ def train_then_eval_command(
         outcome = train_then_eval(found, folder, rater, settings=settings, **more)
         text = write_report(outcome)
     show(text, json=to_json(outcome) if as_json else None)
-    after_run(folder, outcome.base, outcome.selection.model, folder / "report.md")
+    _tell_end(trackers, folder, outcome)
     return _exit_code_of(outcome, training, max_failed)
+
+
+def _tell_end(trackers: list[str], folder: Path, outcome: "Outcome") -> None:
+    """Say what comes next, and tell the trackers of the base and of each checkpoint."""
+    from leaderboards.board.board import Board
+
+    after_run(folder, outcome.base, outcome.selection.model, folder / "report.md")
+    models = [outcome.base, *dict.fromkeys(entry.model for entry in outcome.entries)]
+    tell_trackers(trackers, Board(folder / "board"), models, outcome.base)
 
 
 def _options_of_run(training: TrainingOptions, layout: "Layout | None") -> dict[str, Any]:

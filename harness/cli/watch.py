@@ -13,7 +13,18 @@ import typer
 from harness.cli.evaluate import ASKING, EVALUATION, SERVER, check_of_tasks, check_server
 from harness.cli.missing import collect, tell_forecast
 from harness.cli.next_steps import after_run
-from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, Tasks, expand, say
+from harness.cli.options import (
+    JUDGE,
+    DryRun,
+    Json,
+    JudgeOptions,
+    ReportTo,
+    Tasks,
+    expand,
+    say,
+    tell_trackers,
+    trackers_of,
+)
 from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import OptionGroup, from_environment, is_given, with_settings
 from harness.cli.shown import show
@@ -59,6 +70,7 @@ def watch_command(
     base: Annotated[
         str | None, typer.Option(help="Model to compare with; default: the base model of the adapters.")
     ] = None,
+    report_to: ReportTo = None,
     dry_run: DryRun = False,
     as_json: Json = False,
     *,
@@ -79,6 +91,7 @@ def watch_command(
     from harness.runs.watch import watch
 
     chosen = expand(tasks or tasks_of_run(folder))
+    trackers = trackers_of(report_to)
     judge.check(context, any(task.judged for task in chosen))
     evaluation, asking = _settle_asking(context, folder, evaluation, asking, chosen)
     check_server(context, server)
@@ -97,7 +110,7 @@ def watch_command(
         if dry_run:
             return _tell_forecast(scoring, folder, ready, (out, settings.score_checkpoints), as_json)
         log.info(scoring_words(scoring, folder, settings.score_checkpoints))
-        reporter = _Reporter(folder, out, scoring, base)
+        reporter = _Reporter(folder, out, scoring, base, trackers)
         text = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
     show(text, json=json.dumps(watched.to_json()) if as_json else None)
     return _end(watched, reporter)
@@ -190,6 +203,8 @@ class _Reporter:
     out: Path
     scoring: "Scoring"
     base: str | None
+    trackers: list[str] = field(default_factory=list)
+    """What gets the scores as they come."""
     unscored: dict[str, str] = field(default_factory=dict)
     """The base that could not be scored, and why."""
 
@@ -202,6 +217,9 @@ class _Reporter:
             self.base = base_of(watched.found[0].path, self.scoring.adapters_base)
         if self.base is not None and watched.found:
             self._score_base(self.base)
+        names = [watched.names[one.path] for one in watched.found if one.path in watched.names]
+        models = [*([self.base] if self.base is not None else []), *names]
+        tell_trackers(self.trackers, self.scoring.board, models, self.base)
         return write_watch_report(self.folder, self.out, watched, self.base, self.scoring.tasks, self.unscored)
 
     def tell_next(self, watched: "Watched") -> None:

@@ -6,9 +6,10 @@ Answer files in the benchmark's own layout become documents and answers, which a
 logs of this package (.parquet) hold records already.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from glob import glob, has_magic
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def score(
 def results_in(task: TaskSpec, paths: Iterable[Path]) -> list[list[Path]]:
     """The files of each result: those to several parts of the benchmark (POPE's splits) whose names are else the same
     are one. A path may be a pattern, such as answers/*.jsonl."""
-    part_of = registry().part_of_answers(task.name)
+    part_of = _find_part_reader(task)
     found: dict[tuple[Path, str], dict[str, Path]] = {}
     for path in dict.fromkeys(each for given in paths for each in _expand(given)):
         part = part_of(path) if path.is_file() else None
@@ -108,10 +109,17 @@ def results_in(task: TaskSpec, paths: Iterable[Path]) -> list[list[Path]]:
 
 def name_of(task: TaskSpec, paths: Sequence[Path]) -> str:
     """What a result is called, by its files: without the part of the benchmark."""
-    part_of, first = registry().part_of_answers(task.name), paths[0]
+    part_of, first = _find_part_reader(task), paths[0]
     part = part_of(first) if len(paths) > 1 else None
     stem = first.name if first.is_dir() else first.stem.removesuffix(".samples")
     return (stem if part is None else stem.replace(part, "", 1)).strip("_-. ") or first.parent.name or stem
+
+
+def _find_part_reader(task: TaskSpec) -> Callable[[Path], str | None]:
+    """The function that says by a file's name to which part of the benchmark it has answers; None: to the whole."""
+    module = (task.answers or "").rpartition(".")[0]
+    whole: Callable[[Path], str | None] = lambda file: None  # noqa: E731
+    return getattr(import_module(module), "answer_part", whole) if module else whole
 
 
 def _expand(path: Path) -> list[Path]:
