@@ -1,5 +1,5 @@
 """A finished run of `harness train-then-eval scenes-demo`, by an earlier version: today's code reads it, and gives the
-same numbers to the last digit.
+same scores and differences to the last digit. Its p-values counted swaps that equal the difference whole, not half.
 
 demo/ is that run's folder without weights and preference data, and with two of its four sample logs; outcome.json is
 what `--json` printed; limit60/ is `harness eval --model scenes-base --tasks scenes --limit 60` by that version.
@@ -26,6 +26,7 @@ from harness.runs.run_folder import claim
 from harness.runs.training_alarms import read_log
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
+from leaderboards.statistics.significance import ALPHA
 from leaderboards.statistics.verdict import drawn_interval, interval
 from support.markdown import number, span
 from tasks.registry import registry
@@ -50,9 +51,17 @@ def numbers(entries: Iterable[Entry | Mapping[str, Any]]) -> dict[tuple[Any, ...
 
 
 def comparable(verdicts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The verdicts with what the earlier version had of them, without the intervals, which were others then."""
-    left_out = ("guards", "low", "high")
+    """The verdicts with what the earlier version had of them and found by today's rules."""
+    left_out = ("guards", "seeds", "low", "high", "p", "outcome")
     return {name: {key: verdict[key] for key in verdict if key not in left_out} for name, verdict in verdicts.items()}
+
+
+def check_p(earlier: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Ties count half now, so each p lies between half the earlier one and that one; `found` says what follows."""
+    for name, verdict in found.items():
+        then = earlier[name]
+        assert 0.499 * then["p"] < verdict["p"] <= then["p"], name
+        assert verdict["outcome"] == then["outcome"] or verdict["p"] <= ALPHA < then["p"], name
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +96,17 @@ def test_an_earlier_log_gives_its_scores_and_the_readme_s_intervals(board: Board
 def test_earlier_logs_give_the_earlier_verdicts(board: Board) -> None:
     recipe = preference_recipe("scenes-demo")
     found = Scores(board).panel(BASE, LAST, panel_of(recipe, tasks_of(recipe)))
-    expected = comparable(OUTCOME["verdicts"]["dpo against base"])
-    assert comparable({name: verdict_json(verdict) for name, verdict in found.items()}) == expected
+    earlier, today = OUTCOME["verdicts"]["dpo against base"], {name: verdict_json(one) for name, one in found.items()}
+    assert comparable(today) == comparable(earlier)
+    check_p(earlier, today)
+    assert {name for name, one in today.items() if one["outcome"] != earlier[name]["outcome"]} == {"scenes_mmhal.score"}
     units = {
         f"{task}.{metric}": spec.unit for task, own in registry().tasks.items() for metric, spec in own.metrics.items()
     }
     for name, verdict in found.items():
-        assert number(verdict.difference, units[name]) + span(verdict.low, verdict.high, units[name]) in README, name
+        p = "<0.0001" if verdict.p < 1e-4 else f"{verdict.p:.4f}"
+        shown = number(verdict.difference, units[name]) + span(verdict.low, verdict.high, units[name])
+        assert f"{shown} | {p} | {verdict.words} |" in README, name
     assert not any(verdict.fallen for verdict in found.values())  # 2% less coverage is within what is allowed
 
 
@@ -141,3 +154,5 @@ def test_the_demo_gives_the_same_entries_and_verdicts(tmp_path: Path, board: Boa
         for own in (found, OUTCOME)
     ]
     assert {name: both[0][name] for name in OUTCOME} == both[1]
+    for label, earlier in OUTCOME["verdicts"].items():
+        check_p(earlier, found["verdicts"][label])
