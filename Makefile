@@ -1,6 +1,6 @@
 # make demo: set up, then the main job on the embedded scenes world. make test: set up, then every check. Nothing but Python 3.11+, pip,
-# gcc, git and make need be there. make vllm: a vLLM that runs on CPUs, in an environment of its own beside the project's; make test-vllm:
-# the tests that need it (minutes).
+# gcc, git and make need be there. make docs: the documentation as a site, build/site/index.html. make vllm: a vLLM that runs on CPUs. Both
+# in environments of their own beside the project's. make test-vllm: the tests that need that vLLM (minutes).
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,8 +9,10 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
+DOCS := .venv-docs
+DOCS_READY := $(DOCS)/.ready
 
-.PHONY: setup demo test vllm test-vllm browser bench clean
+.PHONY: setup demo test vllm test-vllm browser bench docs clean
 
 setup: $(READY)
 
@@ -24,6 +26,11 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/harness train-then-eval scenes-demo
+	@printf '%s\n' '' 'Next, in this shell (harness is in $(VENV); without it: $(BIN)/harness):' \
+	    '  source $(BIN)/activate' \
+	    '  harness leaderboard runs/scenes-demo --base scenes-base --html board.html' \
+	    '  harness compare scenes-base runs/scenes-demo/checkpoint-47 --board runs/scenes-demo' \
+	    '  harness eval --model scenes-base --tasks scenes'
 
 test: $(READY)
 	$(BIN)/ruff check .
@@ -51,6 +58,14 @@ browser:
 # All benchmarks, or some: make bench ONLY="engine dpo" (tests/bench/test_bench_NAME.py).
 bench: $(READY)
 	$(BIN)/pytest -o addopts=--import-mode=importlib $(if $(ONLY),$(ONLY:%=tests/bench/test_bench_%.py),tests/bench) --benchmark-only -q
+
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
+
+$(DOCS_READY): pyproject.toml constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $(DOCS_READY)
 
 clean:
 	rm -rf runs bench.json build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
