@@ -7,6 +7,7 @@ Pictures that can't be had are counted and told; their samples fail when they ar
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -37,6 +38,8 @@ FILE_COLUMNS: Final = (
     "img",
 )
 """What tables call the column with the image or its file."""
+_LIST: Final = re.compile(r"""\s*\[\s*(['"])([^'"]+)\1\s*\]\s*""")
+"""A list of one text, as JSON or as Python writes it."""
 
 
 def image_column(names: Sequence[str]) -> str | None:
@@ -47,7 +50,8 @@ def image_column(names: Sequence[str]) -> str | None:
 def keys_of_rows(task: str, rows: Sequence[Mapping[str, Any]], column: str | None, find: Find) -> list[str]:
     """The key of each row's picture, "" where it has none."""
     cells = [row.get(column) for row in rows] if column else [None] * len(rows)
-    with_index = {str(row["index"]): cell for row, cell in zip(rows, cells, strict=True) if "index" in row}
+    cells = [_read_list(cell) for cell in cells]
+    with_index = {_as_index(row["index"]): cell for row, cell in zip(rows, cells, strict=True) if "index" in row}
     return _keys_of(task, [picture_in_cell(_follow_index(cell, with_index), find) for cell in cells])
 
 
@@ -90,8 +94,19 @@ def _read_cell(raw: "Dataset", column: str, index: int, find: Find) -> bytes:
 
 def _follow_index(cell: Any, with_index: Mapping[str, Any]) -> Any:
     """In VLMEvalKit's tables a cell may hold the index of the row that has its picture as base64."""
-    other = with_index.get(str(cell)) if isinstance(cell, (str, int)) and str(cell).isdecimal() else None
+    other = with_index.get(number) if (number := _as_index(cell)).isdecimal() else None
     return other if isinstance(other, str) and is_image_text(other) else cell
+
+
+def _as_index(cell: Any) -> str:
+    """An index in one form: a table whose column has gaps has 7 as 7.0."""
+    return str(cell).removesuffix(".0")
+
+
+def _read_list(cell: Any) -> Any:
+    """The one item of a list that is written as text, as that kit's tables have it; any other cell as it is."""
+    found = _LIST.fullmatch(cell) if isinstance(cell, str) else None
+    return cell if found is None else found[2]
 
 
 def _keys_of(task: str, found: Sequence[ImageRef]) -> list[str]:

@@ -25,8 +25,8 @@ def compare_command(
     runs: Annotated[
         list[str] | None,
         typer.Option(
-            help="In place of the two: trainings with different seeds, such as 'runs/x-seed*' (in quotes): run "
-            "folders, each by its last scored checkpoint, or models; repeatable.",
+            help="In place of the two: trainings with different seeds, as run folders ('runs/x-seed*' in quotes) or "
+            "models; repeatable.",
         ),
     ] = None,
     base: Annotated[

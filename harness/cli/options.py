@@ -206,6 +206,7 @@ JUDGE: Final = OptionGroup(
     table="judge",
     prefix="judge",
     names={"name": "judge", "key": "judge_key_env", "ledger": "ledger", "settings": "judge_set"},
+    earlier={"judge_key_env": "judge_key"},
 )
 
 
@@ -269,6 +270,7 @@ MODEL: Final = OptionGroup(
     table="engine",
     prefix="model",
     names={"key": "model_key_env", "trust_remote_code": "trust_remote_code"},
+    earlier={"model_key_env": "model_key"},
 )
 
 

@@ -55,6 +55,8 @@ class OptionGroup:
     """What option names begin with."""
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Field -> name of its option (with underscores), where that is not PREFIX_FIELD."""
+    earlier: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Option -> what it was called before: that name holds in files and in the environment, too."""
     make: Callable[[Mapping[str, Any]], Any] | None = None
     """From fields' values to the settings; None: the class."""
     types: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -152,8 +154,10 @@ def _parameter(name: str, setting: Setting, group: OptionGroup) -> inspect.Param
     if kind is bool and default:
         flag += f"/--no-{name.replace('_', '-')}"
     whole = setting.name in group.whole  # typer would divide a variable's text at its spaces
-    variable = f"HARNESS_{name.upper()}" if group.environment and name not in TAKEN and not whole else None
-    option = typer.Option(flag, help=setting.help, rich_help_panel=group.panel or None, envvar=variable)
+    names = [name, group.earlier[name]] if name in group.earlier else [name]
+    is_set = group.environment and name not in TAKEN and not whole
+    variables = [f"HARNESS_{each.upper()}" for each in names] if is_set else None
+    option = typer.Option(flag, help=setting.help, rich_help_panel=group.panel or None, envvar=variables)
     if default is dataclasses.MISSING:
         default = inspect.Parameter.empty
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option], default=default)
@@ -219,10 +223,11 @@ def _config_parameter(
     for group in groups.values():
         known |= {name: group.table or command for name, _ in group.options()}
     prefixes = {group.table: group.prefix for group in groups.values() if group.table}
+    earlier = {before: name for group in groups.values() for name, before in group.earlier.items() if name in known}
 
     def read(context: typer.Context, path: Path | None) -> None:
         if path is not None:
-            found = read_config(path, command, known, prefixes)
+            found = read_config(path, command, known, prefixes, earlier)
             for name in whole & found.keys():
                 if os.environ.get(f"HARNESS_{name.upper()}"):
                     del found[name]
@@ -237,29 +242,39 @@ def _config_parameter(
     )
 
 
-def read_config(path: Path, command: str, known: Mapping[str, str], prefixes: Mapping[str, str]) -> dict[str, Any]:
+def read_config(
+    path: Path, command: str, known: Mapping[str, str], prefixes: Mapping[str, str], earlier: Mapping[str, str]
+) -> dict[str, Any]:
     """Option name -> value, of a TOML file; SettingError names the file and the key that can't be used.
 
     `known` is option name -> table; `prefixes` is table -> what its option names begin with, so that `url` under
-    [judge] is `judge_url`. Tables of other commands are left aside.
+    [judge] is `judge_url`; `earlier` is what options were called before -> their names. Tables of other commands are
+    left aside.
     """
     try:
         content = parse_toml(path.read_bytes())
     except (OSError, ValueError) as error:
         raise SettingError(f"--config {path}: {error}") from None
     found: dict[str, Any] = {}
+    by_name = {**known, **{before: known[name] for before, name in earlier.items()}}
+
+    def put(name: str, value: Any, written: str) -> None:
+        if (now := earlier.get(name, name)) in found:
+            raise SettingError(f"{path}: {written}: {now.replace('_', '-')} is given twice")
+        found[now] = _as_default(value)
+
     for key, value in content.items():
         if isinstance(value, dict) and key in {command, *prefixes}:
             for inner, setting in value.items():
-                name = _name_in_table(inner, key, known, prefixes)
+                name = _name_in_table(inner, key, by_name, prefixes)
                 if name is None:
                     keys = [_key_in_table(each, prefixes.get(key, "")) for each, table in known.items() if table == key]
                     raise SettingError(f"{path}: [{key}] {inner}: unknown key{did_you_mean(inner, keys)}")
-                found[name] = _as_default(setting)
+                put(name, setting, f"[{key}] {inner}")
         elif isinstance(value, dict) and key in (*CONFIG_COMMANDS, *GROUP_TABLES):
             continue  # for other commands
-        elif (name := key.replace("-", "_")) in known:
-            found[name] = _as_default(value)
+        elif (name := key.replace("-", "_")) in by_name:
+            put(name, value, key)
         else:
             names = [*prefixes, command, *(each.replace("_", "-") for each in known)]
             raise SettingError(f"{path}: {key}: unknown key{did_you_mean(key, names)}")

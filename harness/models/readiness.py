@@ -22,7 +22,15 @@ from support.errors import FAILED, HarnessError, ModelError, Need, NoKeyError, N
 from tasks.judges.addresses import server_of
 
 NOTHING: Final = DiskUse(download=0, convert=0, kept=0)
-TOKENIZERS: Final = ("*token*.json", "*token*.model", "vocab.*", "*.tiktoken", "spiece.model", "sentencepiece*.model")
+TOKENIZERS: Final = (
+    "*token*.json",
+    "*token*.model",
+    "vocab.*",
+    "*.tiktoken",
+    "tekken.json",
+    "sp*.model",
+    "sentencepiece*.model",
+)
 """One of these is in every folder that text can be read with."""
 
 

@@ -22,16 +22,17 @@ STEMS: Final = tuple(
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights or adapter. ModelError."""
+    """The files that hold a folder's weights or adapter: of one file and shards those that are loaded, the one file.
+    ModelError."""
     for stem in STEMS:
+        if (folder / stem).is_file():
+            return [folder / stem]
         if (index := folder / f"{stem}.index.json").is_file():
             named = read_json(index).get("weight_map")
             names = set(map(str, named.values())) if isinstance(named, dict) else {""}
             if any(Path(name).name != name for name in names):
                 raise ModelError(f"{index}: no weight_map of file names")
             return [folder / name for name in sorted(names)]
-        if (folder / stem).is_file():
-            return [folder / stem]
     raise ModelError(f"{folder}: no weights; looked for {', '.join(STEMS)} and their .index.json")
 
 

@@ -147,8 +147,19 @@ def test_a_damaged_checkpoint_is_told_with_the_file(tmp_path: Path) -> None:
     assert run(["eval", "--model", str(folder), "--tasks", "scenes_pope", "--out", str(tmp_path / "run")]) == 1
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    weights.unlink()
     (first, *_) = look_at_models([find(str(folder))]).needs
     assert first.why == "2 of its 2 files are not there, such as model-1.safetensors"
+
+
+@pytest.mark.parametrize("tokenizer", ("tekken.json", "tokenizer.model", "qwen.tiktoken", "vocab.txt", "spm.model"))
+def test_a_whole_folder_lacks_nothing(tokenizer: str, tmp_path: Path) -> None:
+    shutil.copy(WEIGHTS / "scenes-base" / "config.json", tmp_path)
+    shutil.copy(WEIGHTS / "scenes-base" / "model.safetensors", tmp_path)
+    (tmp_path / tokenizer).write_text("{}")
+    left = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}  # of shards that were merged
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(left))
+    assert look_at_models([find(str(tmp_path))]).needs == ()
 
 
 def test_an_adapter_is_looked_at_with_its_base(tmp_path: Path) -> None:

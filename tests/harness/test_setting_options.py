@@ -121,6 +121,24 @@ def test_the_environment_is_for_all_commands_and_may_have_no_effect_on_some(
     assert "gpt-4o" in plan(["--model", "scenes-base"], capsys)
 
 
+@pytest.mark.parametrize("text", ('judge-key = "MY_KEY"', '[judge]\nkey = "MY_KEY"', '[judge]\nkey-env = "MY_KEY"'))
+def test_a_key_is_named_in_files_and_by_variables_as_before(
+    text: str, tmp_path: Path, no_keys: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge = ["--model", "scenes-base", "--judge", "x", "--judge-url", "http://127.0.0.1:9", "--tasks", "scenes_mmhal"]
+    file = write(tmp_path / "x.toml", text)
+    assert "--judge-key-env MY_KEY: no such environment variable" in refused(["eval", *file, *judge], capsys)
+    for variable in ("HARNESS_JUDGE_KEY", "HARNESS_JUDGE_KEY_ENV"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "OTHER")
+            assert "--judge-key-env OTHER: no such environment variable" in refused(["eval", *judge], capsys)
+
+
+def test_a_key_that_a_file_names_by_both_names_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path / "x.toml", '[judge]\nkey = "A"\nkey-env = "B"')
+    assert "[judge] key-env: judge-key-env is given twice" in refused(["eval", *file, "--model", "scenes-base"], capsys)
+
+
 def test_quiet_and_verbose_stand_before_the_command_or_after_it(tmp_path: Path) -> None:
     logger = logging.getLogger("harness")
     for arguments, level in (

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from support.errors import BenchmarkDataError
+from support.images import is_read
 from tasks.documents import load
 from tasks.registry import registry
 from tasks.vlmevalkit import DETAILS, TABLES
@@ -189,3 +190,14 @@ def test_a_row_that_the_kit_does_not_write_is_refused(
     kit[-1][column] = cell
     with pytest.raises(BenchmarkDataError, match=must):
         documents(task, write_tsv(tmp_path / "t.tsv", kit))
+
+
+@pytest.mark.parametrize("form", ("{}.0", "['{}']", '["{}"]'))
+def test_an_index_with_a_point_or_in_a_list_leads_to_the_rows_picture(form: str, tmp_path: Path) -> None:
+    rows = both("mmbench")[1]
+    other = {**rows[0], "index": int(rows[0]["index"]) + 1_000_000, "image": form.format(rows[0]["index"])}
+    own = {**rows[0], "image": form.replace(".0", "").format(rows[0]["image"])}
+    kept = documents("mmbench", write_tsv(tmp_path / "MMBench_DEV_EN.tsv", [own, other]))
+    assert len(kept) == 2
+    assert len({doc["image"] for doc in kept}) == 1
+    assert is_read(kept[0]["image"])
