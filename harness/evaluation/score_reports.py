@@ -46,7 +46,8 @@ class ScoreReport:
     id: str
     """The same for a model of a board whenever it is reported, so that its run is gone on with."""
     metrics: Mapping[str, float]
-    """TASK/METRIC -> value; and its interval's ends, as TASK/METRIC/low and /high."""
+    """TASK/METRIC -> value; and its interval's ends, as TASK/METRIC_low and _high: of stores of files no name
+    may be the folder of another."""
     facts: Mapping[str, str]
     """The board, versions, judges, what was scored and against what."""
     verdict: str
@@ -89,7 +90,7 @@ def _make_report(
     words = []
     for entry in entries:
         name = f"{entry.task}/{entry.metric}"
-        found = {name: entry.value, f"{name}/low": entry.low, f"{name}/high": entry.high}
+        found = {name: entry.value, f"{name}_low": entry.low, f"{name}_high": entry.high}
         metrics |= {key: value for key, value in found.items() if value is not None}
         if (verdict := comparison.verdicts.get(entry.key)) is not None:
             change = number(verdict.difference, entry.unit, signed=True) + span(verdict.low, verdict.high, entry.unit)

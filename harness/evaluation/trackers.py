@@ -144,6 +144,8 @@ def _report_to_trackio(report: ScoreReport, folder: Path) -> None:
 
 
 def _report_to_mlflow(report: ScoreReport, folder: Path) -> None:
+    if os.environ.get("MLFLOW_TRACKING_URI", "").startswith(("file:", "/", "./")):
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # the user has named one
     from mlflow.entities import Metric, RunTag
     from mlflow.tracking import MlflowClient
 

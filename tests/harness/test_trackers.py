@@ -37,7 +37,7 @@ def test_a_report_has_scores_intervals_verdict_samples_with_pictures_and_the_boa
     base, last = reports_of(board, [BASE, LAST], base=BASE)
     entry = next(one for one in board.current() if one.model == LAST and one.headline)
     name = f"{entry.task}/{entry.metric}"
-    assert [last.metrics[key] for key in (name, f"{name}/low", f"{name}/high")] == [entry.value, entry.low, entry.high]
+    assert [last.metrics[key] for key in (name, f"{name}_low", f"{name}_high")] == [entry.value, entry.low, entry.high]
     assert last.facts["board"] == board.folder.resolve().as_uri()
     assert last.verdict.startswith(f"against {BASE}: ")
     assert last.facts[f"verdict/{name}"]
@@ -107,16 +107,17 @@ def test_score_reports_what_is_on_a_board(capsys: pytest.CaptureFixture[str], to
 
 
 @pytest.mark.skipif(not is_installed("mlflow"), reason="mlflow is not installed (extra: track)")
-def test_mlflow_has_one_run_a_model(board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("store", ("sqlite:///{}.db", "file://{}"))
+def test_mlflow_has_one_run_a_model(store: str, board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.tracking import MlflowClient
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.format(tmp_path / "mlflow"))
     monkeypatch.chdir(tmp_path)
     for base in (BASE, LAST):
         trackers.report_scores(board, [LAST], ["mlflow"], base=base)
     client: Any = MlflowClient()
     (found,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
-    assert found.data.metrics["scenes_pope/f1/low"] < found.data.metrics["scenes_pope/f1"]
+    assert found.data.metrics["scenes_pope/f1_low"] < found.data.metrics["scenes_pope/f1"]
     assert "samples.json" in {one.path for one in client.list_artifacts(found.info.run_id)}
 
 
