@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from leaderboards.statistics.resampling import Array
-from leaderboards.statistics.significance import least_p, tail
+from leaderboards.statistics.significance import least_p, sum_tail
 
 TIE: Final = 1e-9
 """Relative: rounding of a sum stays below it, two different answers are above it."""
@@ -58,8 +58,9 @@ def permutation_p(
     if not edge < reached - tie:
         return max(counted(reached), least_p(apart))  # below that, it would be by the chance of the draw
     known = (swaps * scales)[np.isfinite(swaps)]
-    spread = max(math.hypot(float(np.sqrt(np.mean(known**2))), judge[0]), error * own)
-    freedom = judge[1]
-    beyond = counted(edge) * tail(reached / spread, freedom) / tail(edge / spread, freedom) if spread > 0 else 0.0
+    images = math.sqrt(max(float(np.mean(known**2)), (error * own) ** 2 - judge[0] ** 2))
+    spread = (images, *judge)  # the judge's few repeats make its part of the tail heavier, not that of the images
+    within = sum_tail(edge, *spread) if images > 0 or judge[0] > 0 else 0.0
+    beyond = counted(edge) * sum_tail(reached, *spread) / within if within > 0 else 0.0
     without = float(np.mean(np.isinf(sizes)))
     return max(min(counted(reached), max(beyond, without)), least_p(apart))

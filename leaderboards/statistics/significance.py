@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Final
 
-from leaderboards.statistics.distributions import student_tail
+import numpy as np
+
+from leaderboards.statistics.distributions import student_below, student_tail
 from leaderboards.statistics.resampling import Array
 
 ALPHA: Final = 0.05
@@ -13,6 +15,10 @@ POWER: Final = 0.8
 
 DETECTED: Final = NormalDist().inv_cdf(1 - ALPHA / 2) + NormalDist().inv_cdf(POWER)
 """A true difference of so many standard errors (2.80) is found at the 5% level, two-sided, by 80% of runs."""
+
+
+_NODES: Final = np.linspace(-10, 10, 4001)
+_WEIGHTS: Final = np.exp(-(_NODES**2) / 2) / np.exp(-(_NODES**2) / 2).sum()
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -31,6 +37,20 @@ def tail(deviation: float, freedom: float = math.inf) -> float:
     if math.isinf(freedom):
         return math.erfc(deviation / math.sqrt(2))
     return 2 * student_tail(deviation, freedom)
+
+
+def sum_tail(size: float, normal: float, student: float, freedom: float) -> float:
+    """Two-sided chance that a normal and a Student's t deviation sum to more than `size`, by their standard errors.
+
+    `freedom`: even, as two models with the same repeats have; else, or without a Student's part, as of `tail` with the
+    degrees of freedom that both have together (Satterthwaite 1946).
+    """
+    share = student**2 / (normal**2 + student**2)
+    if freedom % 2 or not share > 0 or not normal > 0:
+        return tail(size / math.hypot(normal, student), freedom / share**2 if share > 0 else math.inf)
+    summed = float(2 * student_below((normal * _NODES - size) / student, int(freedom)) @ _WEIGHTS)
+    # Either part alone reaches it less often; that is told exactly where the sum is rounded to nothing.
+    return max(summed, tail(size / normal), tail(size / student, freedom))
 
 
 def least_p(apart: int) -> float:

@@ -90,11 +90,11 @@ class PairedTest:
     it: the mid-p (Lancaster 1961). With ties counted whole, the test would give 2 to 4 false alarms in 100 where few
     images differ (docs/statistics.md). Counting can't go below 1 / (swaps + 1), with which a panel of some hundred
     metrics could find nothing, so beyond 1% the tail is extrapolated: a normal tail with the standard deviation of the
-    swapped differences (or the bootstrap's standard error, if larger; Student's tail for the few repeats of a judge),
-    scaled to join the counted shares without a step. The tail of a sum of independent swaps is no heavier except for a
-    factor, which the scaling settles. Student's t on the bootstrap's error would give p-values that are too small
-    there, since that error leaves out the difference itself. p is never above the counted share, nor below 1 / 2^n
-    where n images differ: the smallest value that all swaps could give.
+    swapped differences (or the bootstrap's standard error, if larger; a judge's few repeats add a Student's t), scaled
+    to join the counted shares without a step. The tail of a sum of independent swaps is no heavier except for a factor,
+    which the scaling settles. Student's t on the bootstrap's error would give p-values that are too small there, since
+    that error leaves out the difference itself. p is never above the counted share, nor below 1 / 2^n where n images
+    differ: the smallest value that all swaps could give.
     """
 
     mde: float | None = None
@@ -104,7 +104,7 @@ class PairedTest:
     """
 
     mcnemar: float | None = None
-    """McNemar's exact p if the metric is plain accuracy, else None.
+    """McNemar's exact p if the metric is plain accuracy, else None; with one question an image `p` is its mid-p.
 
     Shown beside `p` since papers report it. It assumes that questions about one image are independent, so it is too
     small; `outcome` does not use it, and it is not adjusted for a panel.

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import special, stats
+from scipy import integrate, special, stats
 
 from leaderboards.statistics.distributions import (
     binomial_chance,
@@ -14,6 +14,7 @@ from leaderboards.statistics.distributions import (
     student_quantile,
     student_tail,
 )
+from leaderboards.statistics.significance import sum_tail
 
 
 @pytest.mark.parametrize("x", (0.0, 1e-9, 1e-3, 0.02, 0.3, 0.5, 0.77, 0.98, 0.9999, 1.0))
@@ -65,3 +66,18 @@ def test_even_degrees_of_freedom_are_scipys(freedom: int) -> None:
     np.testing.assert_allclose(student_below(values, freedom), special.stdtr(freedom, values), rtol=1e-9, atol=1e-15)
     for below in (1e-4, 0.04, 0.5, 0.96):
         assert chi_square_quantile(below, freedom) == pytest.approx(float(stats.chi2.ppf(below, freedom)), rel=1e-9)
+
+
+@pytest.mark.parametrize(("student", "freedom"), ((0.01, 2), (0.3, 2), (0.3, 4), (3.0, 8), (0.3, 3)))
+def test_the_tail_of_a_normal_and_a_student_s_t_is_that_of_their_sum(student: float, freedom: int) -> None:
+    def beyond(deviation: float) -> float:
+        return float(stats.norm.pdf(deviation) * 2 * stats.t.sf((size - deviation) / student, freedom))
+
+    for size in (0.5, 3.0, 6.0):
+        exact = integrate.quad(beyond, -12, 12, points=(size,), limit=400)[0]
+        assert sum_tail(size, 1.0, student, freedom) == pytest.approx(exact, rel=0.03 if freedom % 2 == 0 else 0.8)
+    assert sum_tail(3.0, 1.0, 0.0, np.inf) == pytest.approx(2 * stats.norm.sf(3))
+    assert sum_tail(3.0, 0.0, 1.0, freedom) == pytest.approx(2 * stats.t.sf(3, freedom))
+    assert (
+        0 < sum_tail(30.0, 1.0, 0.01, 12) < sum_tail(25.0, 1.0, 0.01, 12) < 1e-20
+    )  # rounded to nothing: still a chance
