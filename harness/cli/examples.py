@@ -49,6 +49,8 @@ harness data get amber --dry-run
 harness data get pope_llava  # needs the network
 harness leaderboard runs --base scenes-base --ranks --headline
 harness leaderboard runs --base scenes-base --html board.html
+harness view runs --base scenes-base  # needs a browser; Ctrl-C ends it
+harness view runs/silkie --partial --port 8080  # needs a browser
 harness compare scenes-base runs/scenes-demo/checkpoint-47 --board runs/scenes-demo
 harness compare llava-1.5-7b runs/x/checkpoint-400 --board runs/x --json  # needs a board with these models
 harness judge bench scenes

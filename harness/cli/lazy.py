@@ -61,6 +61,7 @@ COMMANDS: Final = {
     "leaderboard": Command(
         "harness.cli.leaderboard:leaderboard_command", "Print the board: models by metrics.", "Read"
     ),
+    "view": Command("harness.cli.view:view_command", "Show the page in the browser, live.", "Read"),
     "compare": Command("harness.cli.compare:compare_command", "Show what changed from one model to another.", "Read"),
     "judge": Command(
         "harness.cli.judge:judge_app", "Show what judges replied and cost, and how good they are.", "Read"

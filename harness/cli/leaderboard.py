@@ -1,7 +1,7 @@
 """`harness leaderboard`: a board in print, as a page, or as files for others; without a model and without torch."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -102,6 +102,7 @@ def leaderboard_command(folders: Folders = None, *, shown: LeaderboardOptions) -
     With intervals, ranks and the difference to a base; or write it as a page, or as files for others.
     """
     from harness.evaluation.find_boards import entries_of_boards, find_boards, references
+    from leaderboards.views.html_page import write_page
     from leaderboards.views.published import rows
 
     shown.check()
@@ -119,7 +120,9 @@ def leaderboard_command(folders: Folders = None, *, shown: LeaderboardOptions) -
         log.info("nothing is known here to be published of what was measured on this board")
     corrected = _correct(shown.human_labels, boards, entries, only_headline=shown.headline)
     if shown.html is not None:
-        _write_page(shown.html, places, boards, entries, reports, corrected, shown)
+        text = _make_page(places, boards, entries, shown, reports=reports, corrected=corrected)
+        write_page(shown.html, text)
+        log.info(f"page: {shown.html} ({len(text) / 1e6:.1f} MB)")
     else:
         _show(boards, entries, reports, corrected, shown)
     return OK
@@ -200,34 +203,45 @@ def _show(
     show([*blocks, *filter(None, [below])], csv=lambda: to_csv(entries, **more, published=reported))
 
 
-def _write_page(
-    path: Path,
+def live_page_of(places: Sequence[Path], shown: LeaderboardOptions, state: str) -> str:
+    """The page of what stands on the boards now, which looks for another state than this one; empty before there is a
+    result."""
+    from harness.evaluation.find_boards import boards_in, entries_of_boards
+
+    boards = list({board.folder: board for place in places for board in boards_in(place)}.values())
+    entries = entries_of_boards(boards, shown.partial, shown.replaced)
+    return _make_page(places, boards, entries, shown if entries else replace(shown, base=None), live=state)
+
+
+def _make_page(
     places: Sequence[Path],
     boards: "Sequence[Board]",
     entries: "Sequence[Entry]",
-    reports: "Sequence[Reference]",
-    corrected: "dict[Key, Corrected]",
     shown: LeaderboardOptions,
-) -> None:
+    *,
+    reports: "Sequence[Reference]" = (),
+    corrected: "Mapping[Key, Corrected] | None" = None,
+    live: str = "",
+) -> str:
     from harness.evaluation.board_page import board_page
     from harness.evaluation.find_boards import loader_of
     from leaderboards.board.entry import SEEDS
-    from leaderboards.views.html_page import write_page
 
     entries = [entry for entry in entries if entry.headline or not shown.headline]
     of_seeds, load = {entry.run for entry in entries if SEEDS in entry.provenance}, loader_of(boards)
-    text = board_page(
+    return board_page(
         boards,
         entries,
         title=f"Leaderboard: {', '.join(dict.fromkeys(map(str, places)))}",
         base=shown.base,
         samples=lambda run: [] if run in of_seeds else load(run),  # the answers of a row's seeds are not its own
-        comparison=replace(_compare(boards, entries, shown.base, only_headline=shown.headline), corrected=corrected),
+        comparison=replace(
+            _compare(boards, entries, shown.base, only_headline=shown.headline), corrected=corrected or {}
+        ),
         pictures=shown.pictures,
         references=reports,
+        live=live,
     )
-    write_page(path, text)
-    log.info(f"page: {path} ({len(text) / 1e6:.1f} MB)")
 
 
 def _explain_empty(boards: "Sequence[Board]", folders: Sequence[Path]) -> str:

@@ -46,9 +46,10 @@ def board_page(
     comparison: BoardComparison = NO_COMPARISON,
     pictures: bool,
     references: Sequence[Reference] = (),
+    live: str = "",
 ) -> str:
     """The page's HTML. `pictures`: with thumbnails of the images that are on this machine. `references`: published
-    scores, in a table of their own."""
+    scores, in a table of their own. `live`: see `PageExtras`."""
     from leaderboards.views.html_page import PageExtras, page
 
     notes = [f"not read: {path.name}: {why}" for board in boards for path, why in board.skipped]
@@ -61,6 +62,7 @@ def board_page(
         best=best_of_curves(curves, samples),
         references=references,
         notes=notes,
+        live=live,
     )
     return page(entries, title=title, base=base, samples=samples, comparison=comparison, extras=extras)
 

@@ -41,8 +41,8 @@ _FILES = Path(__file__).with_name("page")
 _SCRIPTS = ("page.js", "page_export.js")
 
 _POLICY = (
-    "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; base-uri 'none'; "
-    "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; connect-src {own}; "
+    "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
 
@@ -67,6 +67,10 @@ class PageExtras:
 
     marks: Marker = mark
     """What an answer gets."""
+
+    live: str = ""
+    """Of a page that a server makes anew: the state that it shows, as the server's ETag has it. The browser loads the
+    page again where that has changed."""
 
     answers: int = ANSWERS
     """The most answers in the page; of more, those questions are kept on which most models differ."""
@@ -105,7 +109,8 @@ def page(
     script, style = ("\n".join(map(_read_file, names)) for names in (_SCRIPTS, ("page.css",)))
     text = _load_template().render(
         title=line(title),
-        policy=_POLICY.format(script=_digest(script), style=_digest(style)),
+        live=extras.live,
+        policy=_policy(script, style, extras),
         script=Markup(script),  # like the style a file of ours, which holds no name and no answer
         style=Markup(style),
         base=base,
@@ -130,6 +135,11 @@ def page(
         **_names_of(models, extras.curves, base, board),
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair must not cost the page
+
+
+def _policy(script: str, style: str, extras: PageExtras) -> str:
+    own = "'self'" if extras.live else "'none'"
+    return _POLICY.format(script=_digest(script), style=_digest(style), own=own)
 
 
 def _curves_of(extras: PageExtras) -> list[CurveChart]:

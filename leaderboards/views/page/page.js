@@ -37,6 +37,14 @@
   label();
   theme.hidden = false;
 
+  // Of a page that a server makes anew as results come: the newest one.
+  if (root.dataset.live) setInterval(async () => {
+    try {
+      const answer = await fetch(location.pathname, { method: "HEAD", cache: "no-store" });
+      if (answer.ok && answer.headers.get("etag") !== `"${root.dataset.live}"`) location.reload();
+    } catch { /* the server has ended */ }
+  }, 2000);
+
   // Tables: a header's button sorts by its column, the best first; what has no value stays last.
   const words = new Intl.Collator("en", { numeric: true });
   const called = (head) => head.textContent.replace(/\s+/g, " ").trim();
