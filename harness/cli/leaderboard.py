@@ -226,6 +226,7 @@ def _make_page(
     from harness.evaluation.board_page import board_page
     from harness.evaluation.find_boards import loader_of
     from leaderboards.board.entry import SEEDS
+    from leaderboards.views.html_page import PageExtras
 
     entries = [entry for entry in entries if entry.headline or not shown.headline]
     of_seeds, load = {entry.run for entry in entries if SEEDS in entry.provenance}, loader_of(boards)
@@ -239,8 +240,7 @@ def _make_page(
             _compare(boards, entries, shown.base, only_headline=shown.headline), corrected=corrected or {}
         ),
         pictures=shown.pictures,
-        references=reports,
-        live=live,
+        extras=PageExtras(references=reports, live=live),
     )
 
 

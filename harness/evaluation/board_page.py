@@ -8,9 +8,10 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.evaluation.find_boards import metric_of
 from leaderboards.board.board import Board
@@ -20,10 +21,12 @@ from leaderboards.statistics.looks import best_of
 from leaderboards.statistics.resampling import Counted, common
 from leaderboards.views.columns import NO_COMPARISON, BoardComparison
 from leaderboards.views.learning_curves import Point
-from leaderboards.views.published import Reference
 from support.errors import first_line
 from support.extras import describe_missing
 from support.markdown import line, number
+
+if TYPE_CHECKING:
+    from leaderboards.views.html_page import PageExtras
 
 log = logging.getLogger(__name__)
 
@@ -45,24 +48,24 @@ def board_page(
     samples: Loader,
     comparison: BoardComparison = NO_COMPARISON,
     pictures: bool,
-    references: Sequence[Reference] = (),
-    live: str = "",
+    extras: "PageExtras | None" = None,
 ) -> str:
-    """The page's HTML. `pictures`: with thumbnails of the images that are on this machine. `references`: published
-    scores, in a table of their own. `live`: see `PageExtras`."""
+    """The page's HTML. `pictures`: with thumbnails of the images that are on this machine. `extras`: what the board
+    does not know, as published scores."""
+    from leaderboards.views.categories import category_tables
     from leaderboards.views.html_page import PageExtras, page
 
     notes = [f"not read: {path.name}: {why}" for board in boards for path, why in board.skipped]
     # Differences of protocols are shown next to the scores, and not again as notes.
     beside = tuple(line(text) for texts in comparison.protocol_differences.values() for text in texts)
     notes += [note for note in comparison.notes if not (beside and note.endswith(beside))]
-    extras = PageExtras(
+    extras = replace(
+        extras or PageExtras(),
         thumbnails=thumbnails_of(entries) if pictures else None,
         curves=(curves := curves_of(entries, base)),
         best=best_of_curves(curves, samples),
-        references=references,
+        categories=category_tables(entries, samples, metric_of),
         notes=notes,
-        live=live,
     )
     return page(entries, title=title, base=base, samples=samples, comparison=comparison, extras=extras)
 

@@ -14,7 +14,7 @@ from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.paired_logs import same_image
 from leaderboards.statistics.resampling import CountsMetric, Record, value_of
-from leaderboards.views.page_answers import mark
+from leaderboards.views.page_answers import category_of, mark
 from support.markdown import cell, line, number, table
 
 EXAMPLE_CHARACTERS: Final = 600
@@ -23,8 +23,6 @@ EXAMPLE_CHARACTERS: Final = 600
 Kind = Literal["fixed", "broken", "still wrong", "still right", "unscored"]
 
 _KINDS: Final[tuple[Kind, ...]] = ("fixed", "broken", "still wrong", "still right", "unscored")
-
-_CATEGORY = ("category", "type", "kind", "dimension", "aspect")  # how the tasks call what kind of question it is
 
 _GOOD = {
     "%": 100.0,
@@ -201,8 +199,7 @@ def _tally(task: str, category: str, counts: Mapping[Kind, int]) -> Tally:
 
 
 def _category(sample: Sample, metric: str) -> str:
-    record = sample.records.get(metric, {})
-    return next((str(record[key]) for key in _CATEGORY if isinstance(record.get(key), str)), "")
+    return category_of(sample.records.get(metric, {}))
 
 
 def examples_of(found: Sequence[Flip], shown: int) -> str:

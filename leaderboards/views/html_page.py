@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from leaderboards.board.board import newest
 from leaderboards.board.entry import Entry, Key
 from leaderboards.views import glossary
+from leaderboards.views.categories import CategoryTable
 from leaderboards.views.columns import NO_COMPARISON, SEEDS_LEGEND, BoardComparison
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.page_answers import ANSWERS, Loader, Marker, Thumbnails, mark, pack
@@ -58,6 +59,9 @@ class PageExtras:
 
     best: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Metric label -> the best checkpoint of each arm, and its score on images that did not choose it, in words."""
+
+    categories: Sequence[CategoryTable] = ()
+    """Scores by kind of question."""
 
     references: Sequence[Reference] = ()
     """What others reported; shown are those of metrics on this board, apart from its scores."""
@@ -110,6 +114,7 @@ def page(
     text = _load_template().render(
         title=line(title),
         live=extras.live,
+        categories=extras.categories,
         policy=_policy(script, style, extras),
         script=Markup(script),  # like the style a file of ours, which holds no name and no answer
         style=Markup(style),

@@ -37,6 +37,9 @@ THUMBNAIL_BYTES: Final = 64 * 1024
 
 _KINDS = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"RIFF", "webp"))
 
+CATEGORY: Final = ("category", "type", "kind", "dimension", "aspect")
+"""How the tasks call what kind of question it is."""
+
 _KEPT = "those on which most models differ"
 
 Loader = Callable[[str], Sequence[Sample]]
@@ -321,11 +324,12 @@ def _question(sample: Sample) -> _Question:
 
 def _category(sample: Sample) -> str:
     """What kind of question it is, if the task says so."""
-    for record in sample.records.values():
-        for key in ("category", "type", "kind"):
-            if isinstance(name := record.get(key), str):
-                return name
-    return ""
+    return next(filter(None, map(category_of, sample.records.values())), "")
+
+
+def category_of(record: Mapping[str, Any]) -> str:
+    """What kind of question a record is of; empty where its task does not say."""
+    return next((record[name] for name in CATEGORY if isinstance(record.get(name), str)), "")
 
 
 def _log(samples: Loader | None, run: str, notes: list[str]) -> dict[str, list[Sample]]:

@@ -16,6 +16,7 @@ from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.board.sample import Sample
 from leaderboards.comparison.compare_board import compare_board
+from leaderboards.views.html_page import PageExtras
 from leaderboards.views.published import Reference
 from tasks.registry import registry
 
@@ -131,7 +132,11 @@ def test_what_the_board_knows_of_its_scores_reaches_the_page(tmp_path: Path) -> 
         samples=board.samples,
         comparison=replace(found, notes=[*found.notes, "no ranks of mme: too few"]),
         pictures=False,
-        references=[Reference(model="paper", task="mme", metric=base.metric, value=1500.0, source="A paper, Table 1")],
+        extras=PageExtras(
+            references=[
+                Reference(model="paper", task="mme", metric=base.metric, value=1500.0, source="A paper, Table 1")
+            ]
+        ),
     )
     assert "not read: broken.json" in text
     assert "no ranks of mme: too few" in text

@@ -93,8 +93,8 @@
     picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
   });
 
-  for (const region of all("section > .scroll:has(> table)")) {
-    const table = region.querySelector("table"), name = region.parentNode.id, what = table.caption.textContent;
+  for (const region of all("section .scroll:has(> table)")) {
+    const table = region.querySelector("table"), name = region.closest("section").id, what = table.caption.textContent;
     region.after(row(
       button("CSV", what, () => save(`${name}.csv`, new Blob([asCsv(table)], { type: "text/csv" }))),
       button("LaTeX", what, () => save(`${name}.tex`, new Blob([asLatex(table)], { type: "text/plain" }))),
