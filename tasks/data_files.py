@@ -30,6 +30,8 @@ UNREAD: Final = (".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z", ".rar")
 """Archives that are not looked into, webdataset's among them."""
 _CACHED: Final = "cache-"
 """What `datasets` keeps beside a saved table: results of its own."""
+_LANGUAGE: Final = 2
+"""Letters of a language's code."""
 MAX_README: Final = 16 << 20
 
 Wanted = Callable[[Collection[str]], bool]
@@ -144,6 +146,8 @@ def _listed_by_readme(folder: Path, config: str | None, splits: Sequence[str]) -
     so."""
     entry = _choose_entry(_read_configs(folder / "README.md"), config)
     files, base = entry.get("data_files"), str(entry.get("data_dir") or "")
+    if isinstance(files, dict):
+        files = [{"split": split, "path": path} for split, path in files.items()]
     listed = files if isinstance(files, list) else [files or "**/*"] if files or base else []
     parts = [one for one in listed if isinstance(one, dict)]
     own = _matching({place: str(part.get("split")) for place, part in enumerate(parts)}, splits)
@@ -207,6 +211,19 @@ def _of_config(folder: Path, files: Sequence[Path], config: str | None) -> list[
         own = [path for path in files if name in (part.lower() for part in _parts(folder, path)[:-1])]
         own = own or [path for path in files if any(name in _words(part) for part in _parts(folder, path))]
     return own or list(files)
+
+
+def warn_of_language(path: Path, files: Sequence[Path], config: str | None) -> None:
+    """Tell by a log line where the names of files, below `path`, say another language than a configuration's: a
+    benchmark's translations have as many rows as it."""
+    if config is None or len(config) != _LANGUAGE:
+        return
+    for file in files:
+        parts = _parts(path, file) if path.is_dir() else (path.name,)
+        words = [word for part in (*parts[:-1], parts[-1].partition(".")[0]) for word in _words(part)]
+        others = [word for word in words if len(word) == _LANGUAGE and word.isalpha()]
+        if others and config.lower() not in words:
+            log.warning("%s: is %s by its name, the benchmark is %s; it is read", file, others[0], config)
 
 
 def _of_split(folder: Path, files: Sequence[Path], splits: Sequence[str]) -> list[Path]:

@@ -36,7 +36,16 @@ from support.image_names import AMBIGUOUS
 from support.images import ImageRef, PromptImage, encoded, picture
 from support.records import ARROW, PARQUET, Record, check_parquet, columns, read
 from tasks.columns import needed_columns, read_columns, shown
-from tasks.data_files import TABLES, UNREAD, choose_tables, find_dataset, kind_of, tables_below, unread_below
+from tasks.data_files import (
+    TABLES,
+    UNREAD,
+    choose_tables,
+    find_dataset,
+    kind_of,
+    tables_below,
+    unread_below,
+    warn_of_language,
+)
 from tasks.data_folder import sources_of, stored
 from tasks.hub_data import fetch_folder, fetch_tables
 from tasks.table_pictures import FILE_COLUMNS, IMAGE, image_column, keys_of_rows, with_picture_keys
@@ -249,6 +258,7 @@ def _read_files(source: DocumentSource, path: Path, find: Find) -> "Dataset":
     tables = _choose_tables(source, path) if path.is_dir() else [[path]]
     files = [file for part in tables for file in part]
     kinds = {kind_of(file) for file in files}
+    warn_of_language(path, files, source.config)
     if len(files) == 1 and (kit := _kit_table(source, files[0])) is not None:
         rows = list(islice(read(files[0], strict=True), MAX_ROWS + 1))
         _check_number(source, len(rows))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from support.errors import BenchmarkDataError
 from tasks.data_files import choose_tables
@@ -151,6 +152,25 @@ def test_other_splits_only_are_no_table_of_the_task(tmp_path: Path, caplog: pyte
     (tmp_path / "data" / "validation-00000-of-00001.parquet").unlink()
     assert questions("mmvet", tmp_path) == ["a"]
     assert "has the split train, the benchmark is test by the names of its files; it is read" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "told"), (("cn/dev", True), ("dev_cn", True), ("en/dev", False), ("dev", False)))
+def test_a_table_of_another_language_is_told(
+    name: str, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, shards({name: "a"}, "mmbench"))
+    (file,) = tmp_path.rglob("*.parquet")
+    for given in (tmp_path, file) if file.parent == tmp_path else (tmp_path,):
+        caplog.clear()
+        assert questions("mmbench", given) == ["a"]
+        assert ("is cn by its name, the benchmark is en; it is read" in caplog.text) is told
+
+
+def test_a_card_may_give_files_by_split(tmp_path: Path) -> None:
+    write(tmp_path, {"x/1.parquet": [row("mmbench", "right")], "x/2.parquet": [row("mmbench", "no")]})
+    entry = {"config_name": "en", "data_files": {"test": "x/2.parquet", "dev": ["x/1.parquet"]}}
+    (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': [entry]})}---\nA card.\n")
+    assert questions("mmbench", tmp_path) == ["right"]
 
 
 def test_what_is_left_alone_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
