@@ -11,7 +11,7 @@ from harness.cli.options import DATA, MODEL, DataOptions, DryRun, ModelOptions
 from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import with_settings
 from harness.cli.shown import show
-from support.errors import OK
+from support.errors import OK, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ def attention_command(
     The share of attention on image positions for each generated token: over all object words, over grounded and
     hallucinated ones, and by layer.
     """
+    if as_json and not dry_run:
+        raise UsageError("--json is for --dry-run: the report of a measurement is a table and a plot")
     from dataclasses import replace
 
     from harness.evaluation.attention import attention_share

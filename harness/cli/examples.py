@@ -59,6 +59,8 @@ harness judge families gpt-4o-2024-11-20
 harness judge families my-judge --judge-url http://localhost:8000/v1  # needs a server
 harness judge ledger
 harness judge ledger --failures
+harness judge forget --unreadable --dry-run
+harness judge forget --task mmhal --older-than 30 --dry-run  # needs a ledger with replies
 harness judge export replies.jsonl  # needs a ledger with replies
 harness judge export replies.jsonl --ledger other/ledger.sqlite  # needs that ledger
 harness judge import replies.jsonl  # needs replies that were exported

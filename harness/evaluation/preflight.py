@@ -19,7 +19,7 @@ from harness.models.readiness import FoundModels, look_at_models
 from harness.models.spec import ModelSpec
 from harness.serving.served_judge import ServedJudge
 from harness.serving.settings import ServerSettings
-from support.errors import Need, NoJudgeError, NotReady, ServerError, SettingError
+from support.errors import USAGE, Need, NoJudgeError, NotReady, ServerError, SettingError
 from tasks.judges.protocol import Judge
 from tasks.registry import TaskSpec
 
@@ -100,7 +100,7 @@ def needs_of_servers(server: ServerSettings | None, judge: Judge | None = None) 
         try:
             settings.find_program()
         except ServerError as error:
-            needs.append(Need.of(error))
+            needs.append(replace(Need.of(error), code=USAGE))
     return list(dict.fromkeys(needs))
 
 

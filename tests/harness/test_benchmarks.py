@@ -263,7 +263,7 @@ def test_documents_are_shown_as_a_model_sees_them(tmp_path: Path, capsys: pytest
     assert "perception: points, higher is better" in out
     assert "model: Silkie" in out
     assert "id: existence/0" in out
-    assert "prompt: <image>Is this a dog? Please answer yes or no." in out
+    assert "prompt: '<image>Is this a dog? Please answer yes or no.'" in out
     assert "pixels: 24 x 16 RGB" in out
     assert run(["tasks", "show", "mme", "--samples", "1", "--data", f"mme={place}", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)

@@ -5,7 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from harness.cli.main import run
 from harness.models.spec import WEIGHTS
@@ -95,6 +97,7 @@ def test_a_base_is_not_scored_under_an_adapters_name(folder: Path, capsys: pytes
     adapter.mkdir()
     config = {"peft_type": "LORA", "base_model_name_or_path": "llava-hf/llava-1.5-7b-hf"}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
+    save_file({"x.lora_A.weight": np.zeros((1, 1), np.float32)}, adapter / "adapter_model.safetensors")
     assert run(["eval", "--model", str(adapter), "--model-path", str(folder), *FEW]) == 2
     assert f"would score its base without it; name the base by --model-base {folder}" in capsys.readouterr().err
     assert run(["eval", "--model", "someone/lora", "--model-path", str(folder), *FEW]) == 2

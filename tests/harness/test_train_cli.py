@@ -1,5 +1,6 @@
 """`harness train` from a command to checkpoints, and again; on a tiny Qwen-VL, and on the scenes world's own model."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -163,7 +164,12 @@ def test_plain_trl_refuses_a_recipe_of_packed_rows(
 def test_packages_that_are_missing_are_named_with_their_extra_before_anything_is_done(
     command: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("harness.runs.recipe_training.importlib.util.find_spec", lambda name: None)
+    there = importlib.util.find_spec
+
+    def find_spec(name: str, package: str | None = None) -> Any:
+        return None if name in ("wandb", "bitsandbytes") else there(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
     plain = recipe.read_text().replace('base = "scenes-base"', 'base = "scenes-base"\ntasks = ["scenes_mme"]')
     arguments = [command, str(recipe), "--out", str(tmp_path / "run"), "--dry-run"]
     recipe.write_text(plain.replace("checkpoints = 2", 'report_to = ["wandb"]'))

@@ -206,7 +206,7 @@ def test_a_part_is_rated_again_and_held_against_the_first_ratings(
     both = [str(tmp_path / f"ratings-{name}.jsonl") for name in ("published", "scenes")]
     assert cli.run(["judge", "agree", *both]) == 0
     assert "72 items rated by both" in capsys.readouterr().out  # 6 rows x 4 answers x 3 aspects
-    assert len(list(read_rows(tmp_path / "rows-exact.jsonl", built / "images"))) == 6
+    assert len(list(read_rows(tmp_path / "rows-scenes.jsonl", built / "images"))) == 6
     again = run(["vlfeedback", "annotate", str(built), "--part", "0.5", "--mode", "per-aspect"], capsys)
     assert again["rated"] == 12
 

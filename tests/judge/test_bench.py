@@ -331,7 +331,7 @@ def test_what_would_not_act_is_an_error(
 
 def test_data_that_must_be_fetched_by_hand_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--judge-url", "http://127.0.0.1:1/v1", "--out", str(tmp_path)]
-    assert run(["judge", "bench", "m", *where, "--bench", "multimodal_rewardbench"]) == 1
+    assert run(["judge", "bench", "m", *where, "--bench", "multimodal_rewardbench"]) == 2
     assert "scripts/0_download_data.py filled" in capsys.readouterr().err
 
 

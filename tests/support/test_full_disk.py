@@ -4,6 +4,7 @@ import errno
 import shutil
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,7 +99,7 @@ def test_any_command_says_it_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys: 
     def raises(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(application, "app", raises)
+    monkeypatch.setattr(application, "root_command", lambda: SimpleNamespace(main=raises))
     monkeypatch.setattr(full_disk, "_measure_free", lambda place: 0.0)
     assert application.run(["models"]) == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -40,7 +40,7 @@ DIGESTS: list[tuple[str, Mapping[str, Any], str, str]] = [
     ("povid-stage1", {}, "82c76beec1ce6d7d", "d7049a441fdee8c5"),
     ("povid-stage2", {}, "f36db88af0beb429", "1552ddc99e5b65ec"),
     ("scenes-base", {}, "ade230b7fa8033f5", "b47f5dff8726a1b9"),
-    ("scenes-demo", {}, "cfda711064ca0750", "b84a3432693a0af7"),
+    ("scenes-demo", {}, "cfda711064ca0750", "ac0b15007514d5c0"),
     ("sft-best", {}, "a94ee935f29ef4d9", "5ed62d329900226b"),
     ("silkie-llava", {}, "bdd51cda889aaf4d", "eec1f84611c4ed73"),
     ("silkie-qwen2.5-vl", {}, "dd62dbfa6fb83416", "8f0475114dd391bf"),
