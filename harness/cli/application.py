@@ -236,7 +236,10 @@ def _message_of(error: Exception) -> str:
     shown = getattr(error, "format_message", None)  # click's errors
     if similar := getattr(error, "possibilities", None):  # of an unknown option; not each in its two spellings
         error.possibilities = list(dict.fromkeys(each.replace("_", "-") for each in similar))  # type: ignore[attr-defined]
-    return " ".join(str(shown() if shown else error).splitlines())
+    text = " ".join(str(shown() if shown else error).splitlines()).replace("Value error, ", "")  # pydantic's, by typer
+    if text.startswith("Got unexpected extra argument") and (context := getattr(error, "ctx", None)) is not None:
+        text += f"; {' '.join(context.get_usage().split())} (-h)"
+    return text
 
 
 def _hint_to_resume(error: Exception, given: Sequence[str]) -> str:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_BASE: Final = ("--base", "--model-base")
 _OF_ONE_MODEL: Final = frozenset(
-    ("--model", "-M", "--name", "--model-path", "--model-base", "--model-version", "--model-url", "--model-key-env")
+    ("--model", "-M", "--name", "--model-path", *_BASE, "--model-version", "--model-url", "--model-key-env")
 )
 """Options of `eval` that say which model is scored, each with a value."""
 
@@ -36,7 +37,7 @@ def after_eval(board: "Board", entries: "Sequence[Entry]", given: Sequence[str])
     more = ["--partial"] if any(entry.partial for entry in entries) else []
     models = _models_alike(board, entries)
     compared = ["compare", *models, "--board", out, *more]
-    another = [*_of_another(given), "--model", "MODEL"]
+    another = [*_of_another(given), "--model", _base_of(given) or "MODEL"]
     tell_next(board.folder, compared if len(models) > 1 else another, _page(out, *more))
 
 
@@ -49,11 +50,13 @@ def after_score(board: "Board", entries: "Sequence[Entry]") -> None:
     tell_next(board.folder, shown, _page(out, *more))
 
 
-def after_run(folder: Path, base: str | None, best: str | None, results: object) -> None:
-    """After `train-then-eval` or `watch`: the page, and what changed from the base to the best checkpoint."""
+def after_run(folder: Path, base: str | None, best: str | None, results: object, *, partial: bool = False) -> None:
+    """After `train-then-eval` or `watch`: the page, and what changed from the base to the best checkpoint; of runs with
+    a limit or on partial data, if these are what there is."""
     out = folder.as_posix()
-    named = ["--base", base] if base is not None else []
-    changed = [["compare", base, best, "--board", out]] if base is not None and best is not None else []
+    more = ["--partial"] if partial else []
+    named = [*(["--base", base] if base is not None else []), *more]
+    changed = [["compare", base, best, "--board", out, *more]] if base is not None and best is not None else []
     tell_next(results, *changed, _page(out, *named), *([] if changed else [["leaderboard", out, *named]]))
 
 
@@ -69,12 +72,11 @@ def after_training(folder: Path, base: str | None, checkpoints: Sequence[Path], 
     tell_next(folder, asked, then)
 
 
-def after_build(folder: Path) -> None:
-    """After `vlfeedback build`: a look at the rows, and training on the pairs."""
-    pairs = (folder / "pairs.parquet").as_posix()
-    tell_next(
-        folder, ["vlfeedback", "check", f"{folder.as_posix()}/rows.parquet"], ["train", "RECIPE", "--train-data", pairs]
-    )
+def after_build(folder: Path, pairs: int) -> None:
+    """After `vlfeedback build`: a look at the rows, and training on the pairs, if there are any."""
+    check = ["vlfeedback", "check", f"{folder.as_posix()}/rows.parquet"]
+    train = ["train", "RECIPE", "--train-data", (folder / "pairs.parquet").as_posix()]
+    tell_next(folder, check, *([train] if pairs else []))
 
 
 def _page(out: str, *more: str) -> list[str]:
@@ -90,6 +92,16 @@ def _models_alike(board: "Board", entries: "Sequence[Entry]") -> list[str]:
         if entry.key[1:] == last.key[1:] and entry.model != last.model
     ]
     return [alike[0], last.model] if alike else [last.model]
+
+
+def _base_of(given: Sequence[str]) -> str | None:
+    """The model that an adapter was put on, where a command names one."""
+    found = None
+    for word, after in zip(given, [*given[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") in _BASE:
+            found = value if equals else after
+    return found
 
 
 def _of_another(given: Sequence[str]) -> list[str]:

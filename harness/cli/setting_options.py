@@ -209,7 +209,9 @@ def parse_pairs(given: Iterable[str], option: str, form: str = "NAME=VALUE") -> 
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
-            raise SettingError(f"{option} {text!r}: must be {form}")
+            of_path = form.endswith("=PATH") and not equals and os.path.exists(text)
+            example = f", such as {form.removesuffix('PATH')}{text}, for each of them" if of_path else ""
+            raise SettingError(f"{option} {text!r}: must be {form}{example}")
         found[name] = value
     return found
 

@@ -154,7 +154,8 @@ def _tell_end(trackers: list[str], folder: Path, outcome: "Outcome") -> None:
     """Say what comes next, and tell the trackers of the base and of each checkpoint."""
     from leaderboards.board.board import Board
 
-    after_run(folder, outcome.base, outcome.selection.model, folder / "report.md")
+    partial = any(entry.partial for entry in outcome.entries)
+    after_run(folder, outcome.base, outcome.selection.model, folder / "report.md", partial=partial)
     models = [outcome.base, *dict.fromkeys(entry.model for entry in outcome.entries)]
     tell_trackers(trackers, Board(folder / "board"), models, outcome.base)
 

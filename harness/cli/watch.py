@@ -225,7 +225,8 @@ class _Reporter:
     def tell_next(self, watched: "Watched") -> None:
         """Where the scores are, and what comes next."""
         latest = watched.names[watched.found[-1].path] if watched.scored else None
-        after_run(self.out, self.base, latest, self.out / "board")
+        partial = any(entry.partial for entry in self.scoring.board.entries())
+        after_run(self.out, self.base, latest, self.out / "board", partial=partial)
 
     def _score_base(self, name: str) -> None:
         try:

@@ -25,8 +25,11 @@ log = logging.getLogger(__name__)
 
 def boards_in(folder: Path) -> list[Board]:
     """The boards below a folder, or the folder itself if it holds files of runs; empty if it does not exist."""
-    below = [path for path in sorted(folder.glob("**/board")) if path.is_dir()] if folder.name != "board" else []
-    is_board = folder.is_dir() and (folder.name == "board" or any(folder.glob("*.json")))
+    has_runs = folder.is_dir() and any(folder.glob("*.json"))
+    if folder.name == "board" and has_runs:
+        return [Board(folder)]
+    below = [path for path in sorted(folder.glob("**/board")) if path.is_dir()]  # an --out may be named board, too
+    is_board = has_runs or (folder.name == "board" and folder.is_dir())
     return [Board(path) for path in below or ([folder] if is_board else [])]
 
 
@@ -108,6 +111,9 @@ def find_models(names: Iterable[str], boards: Sequence[Board], *, partial: bool 
             found.append(source(Path(name), partial=partial))
             log_skipped(found[-1].skipped)
         else:
+            if not partial and any(entry.model == name for board in boards for entry in board.entries()):
+                those = "--partial takes those with --limit or on partial data"
+                raise UsageError(f"no complete run of model {name!r} on the boards: {those}")
             raise UsageError(f"no model {name!r} on the boards, and no such file{did_you_mean(name, models)}")
     return found
 

@@ -19,7 +19,7 @@ from trainers.config.data import PreferenceFile
 from trainers.config.recipe import PreferenceRecipe
 from trainers.data.read_preferences import hub_id_of, is_local
 
-OPTIONS: Final = "--data PATH, and --images FOLDER for its pictures"
+OPTIONS: Final = "--train-data PATH, and --images FOLDER for its pictures"
 
 
 def look_at_recipe(

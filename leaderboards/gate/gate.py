@@ -130,7 +130,7 @@ def check(
     unchecked += [_leave_out(one.baseline, why, claimed) for one in checked if one.baseline.key in no_score]
     checked = [one for one in checked if one.baseline.key not in no_score]
     if not checked:
-        unchecked.append(Unchecked(name="", why="nothing was compared"))
+        unchecked.append(Unchecked(name="", why=_why_nothing(baseline, current)))
     of_claims = [one for one in checked if _names(one.baseline) & claimed]
     claims = adjusted({one.baseline.key: tests[one.baseline.key] for one in of_claims})
     sides = [
@@ -153,6 +153,12 @@ def check(
 
 
 _NEUTRAL = "it says how a model answers, not how well, so nothing is better; a tolerance limits how far it may move"
+
+
+def _why_nothing(baseline: GateSource, current: GateSource) -> str:
+    left_out = max(baseline.partial_runs, current.partial_runs)
+    more = f": {left_out} runs with --limit or on partial data are left out; --partial includes them"
+    return "nothing was compared" + (more if left_out else "")
 
 
 def _find_unreadable(baseline: GateSource, current: GateSource, settings: GateSettings) -> Iterator[Unchecked]:

@@ -28,6 +28,9 @@ class GateSource:
     reruns: Mapping[Key, Sequence[Entry]] = field(default_factory=dict)
     """Scores of which the board has several runs with the same weights and settings; the first is in `entries`."""
 
+    partial_runs: int = 0
+    """How many runs with a limit or on partial data are left out."""
+
 
 def source(path: Path, *, partial: bool = False) -> GateSource:
     """The scores of a board's folder, of the folder `board` in a run's folder, or of one run's JSON file of any name.
@@ -53,6 +56,7 @@ def source(path: Path, *, partial: bool = False) -> GateSource:
         skipped=board.skipped,
         replaced=[entry for entry in old if metric_key(entry) not in scored],
         reruns=reruns,
+        partial_runs=0 if partial else len({entry.run for entry in every if entry.partial}),
     )
 
 

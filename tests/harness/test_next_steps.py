@@ -60,7 +60,7 @@ def test_after_runs_trainings_and_builds(tmp_path: Path, caplog: pytest.LogCaptu
     ]
     after_training(tmp_path, "base", [], ["mme"])
     assert not commands(caplog)
-    after_build(tmp_path)
+    after_build(tmp_path, pairs=4)
     assert [words[:2] for words in commands(caplog)] == [["vlfeedback", "check"], ["train", "RECIPE"]]
 
 

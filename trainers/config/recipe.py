@@ -236,6 +236,8 @@ def first_problem(error: ValidationError, section: Any = None) -> str:
         return f"{where} is missing"
     if problem["type"] != "extra_forbidden":
         value, said = problem.get("input"), problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "too_short":
+            said = f"must be at least {problem['ctx']['min_length']}, not {problem['ctx']['actual_length']}"
         # Messages about a whole section name its keys themselves.
         return f"{where}: {said}" if isinstance(value, dict | BaseModel) else f"{where} = {value!r}: {said}"
     section = section or Recipe

@@ -55,7 +55,7 @@ def warm_up(training: Training, steps: int) -> int:
     if not any(_rates(schedule, optimizer, steps)):
         raise TrainingError(
             f"the learning rate is 0 in every step: the run has {steps} of them, and warmup_steps = {warm}; "
-            "lower it, or train on more pairs, more epochs or a smaller batch_size"
+            "lower warmup_steps, or train on more pairs (a larger --limit), more epochs or a smaller batch_size"
         )
     if training.warmup_steps >= steps and training.scheduler != "constant":
         log.warning(

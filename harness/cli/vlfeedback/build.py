@@ -30,7 +30,7 @@ class DatasetOptions:
     """What is built; options replace values of the recipe's [data]."""
 
     recipe: str | None = None
-    """A recipe whose [data] is built; the options below replace its values."""
+    """A recipe whose table `data` is built; the options below replace its values."""
     source: tuple[str, ...] = ()
     """Source of instructions: scenes, a declared source, a path, hub:OWNER/NAME; with =WEIGHT; repeatable."""
     pool: tuple[str, ...] = ()
@@ -112,7 +112,7 @@ def build_command(
 
         log.info(f"pushed: {upload(published.folder, push, private=True)}")
     show(published.to_markdown(), json=json.dumps(published.to_json()) if as_json else None)
-    after_build(published.folder)
+    after_build(published.folder, published.counts["pairs"])
     if made.failed > max_failed * max(1, published.rows * (1 + min(data.answers, len(data.pool)))):
         again = "; the same command asks again" * made.may_pass
         return say(f"{made.failed} answers or ratings failed: {reasons_in_words(made.reasons)}{again}", LOSSY)
