@@ -36,7 +36,8 @@ DEMO = Path(__file__).with_name("demo")
 OUTCOME: dict[str, Any] = json.loads((DEMO / "outcome.json").read_text())
 BASE, LAST, CONTROL = "scenes-base", "runs/scenes-demo/checkpoint-47", "runs/scenes-demo/control/checkpoint-47"
 LOGGED = (BASE, LAST)
-README = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README, SCENES = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/scenes.md"))
 SHOWN = [("scenes_chair", name) for name in ("chair_s", "chair_i", "coverage", "planted")]
 SHOWN += [("scenes_pope", "f1"), ("scenes_mme", "accuracy"), ("scenes_mmhal", "score")]
 HARNESS = [sys.executable, "-c", "from harness.cli.main import main; main()"]
@@ -78,7 +79,7 @@ def test_every_file_of_an_earlier_board_is_read(board: Board) -> None:
 
 
 @pytest.mark.parametrize("model", LOGGED)
-def test_an_earlier_log_gives_its_scores_and_the_readme_s_intervals(board: Board, model: str) -> None:
+def test_an_earlier_log_gives_its_scores_and_the_scenes_page_s_intervals(board: Board, model: str) -> None:
     own = [entry for entry in board.entries() if entry.model == model]
     records = defaultdict(list)
     for sample in board.samples(own[0].run):
@@ -90,7 +91,7 @@ def test_an_earlier_log_gives_its_scores_and_the_readme_s_intervals(board: Board
         assert drawn_interval([counted], metric) == (entry.low, entry.high), entry.key
         if (entry.task, entry.metric) in SHOWN:
             low, high = interval(counted, metric)
-            assert number(entry.value, entry.unit) + span(low, high, entry.unit) in README, entry.key
+            assert number(entry.value, entry.unit) + span(low, high, entry.unit) in SCENES, entry.key
 
 
 def test_earlier_logs_give_the_earlier_verdicts(board: Board) -> None:
