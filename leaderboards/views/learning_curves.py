@@ -1,10 +1,14 @@
-"""A learning curve: a metric against training step, with its 95% interval, one line an arm."""
+"""A learning curve: a metric against training step, with its 95% interval, one line an arm.
+
+The axis holds the scores and their intervals, and an arrow says which end is better.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from leaderboards.board.entry import Entry
+from leaderboards.views.columns import arrow
 from support.files import atomic_path
 
 
@@ -36,13 +40,20 @@ def learning_curves(arms: Mapping[str, Mapping[str, Sequence[Point]]], path: Pat
             ]
             steps = [point.step for point in shown]
             axis.errorbar(steps, values, yerr=errors, label=arm, marker="o", capsize=3)
-        axis.set_title(label, fontsize=10)
+        axis.set_title(" ".join(filter(None, (label, _arrow(lines)))), fontsize=10)
         axis.set_xlabel("optimizer step")
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        axis.grid(alpha=0.25, linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=8, frameon=False)
     if note:
         figure.supxlabel(note, fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
     plt.close(figure)
+
+
+def _arrow(lines: Mapping[str, Sequence[Point]]) -> str:
+    """Which direction is better."""
+    entry = next((point.entry for points in lines.values() for point in points), None)
+    return arrow(entry.metric, entry.higher_is_better) if entry else ""

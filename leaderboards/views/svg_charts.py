@@ -123,7 +123,7 @@ class Trace:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """All models across all metrics, each axis from the worst to the best score on the board."""
+    """All models across all metrics, each axis over all scores and intervals on the board, the better end on top."""
 
     axes: list[Axis]
     traces: list[Trace]
@@ -191,8 +191,13 @@ def curve(label: str, arms: Mapping[str, Sequence[Point]]) -> CurveChart | None:
 
 def profile(columns: Sequence[Sequence[Entry]], models: Sequence[str]) -> Profile | None:
     """The models across these columns; None where fewer than three have a range, which a table shows as well."""
-    ranges = [(column, [e.value for e in column if e.value is not None]) for column in columns]
-    drawn = [(column, min(values), max(values)) for column, values in ranges if values and min(values) < max(values)]
+    drawn = []
+    for column in columns:
+        values = [entry.value for entry in column if entry.value is not None]
+        if values and min(values) < max(values):
+            # With the intervals in it, what can't be told apart stands close together.
+            ends = values + [end for entry in column for end in (entry.low, entry.high) if end is not None]
+            drawn.append((column, min(ends), max(ends)))
     if len(drawn) < 3:
         return None
     left, top, bottom = PROFILE_FRAME

@@ -62,13 +62,13 @@ def test_a_curve_has_a_point_for_each_scored_checkpoint_and_a_band_where_there_a
 def test_the_best_is_on_top_of_every_axis_of_the_profile(make_entry: MakeEntry) -> None:
     columns = [
         [
-            make_entry(metric=metric, model=model, value=value, higher_is_better=up)
+            make_entry(metric=metric, model=model, value=value, higher_is_better=up, low=None, high=None)
             for model, value in (("a", 1.0), ("b", 2.0))
         ]
         for metric, up in (("x", True), ("y", False), ("z", True))
     ]
     columns[1].pop()  # b has no y
-    columns[1].append(make_entry(metric="y", model="c", value=3.0, higher_is_better=False))
+    columns[1].append(make_entry(metric="y", model="c", value=3.0, higher_is_better=False, low=None, high=None))
     drawing = profile(columns, ["a", "b", "c"])
     assert drawing is not None
     a, b, c = drawing.traces
@@ -78,6 +78,23 @@ def test_the_best_is_on_top_of_every_axis_of_the_profile(make_entry: MakeEntry) 
     assert b.segments == []  # a gap on either side
     assert len(a.segments) == 1
     assert profile(columns[:2], ["a", "b", "c"]) is None
+
+
+def test_scores_within_their_intervals_stand_close_in_the_profile(make_entry: MakeEntry) -> None:
+    def apart(reach: float) -> float:
+        columns = [
+            [
+                make_entry(metric=m, model=a, value=v, low=v - reach, high=v + reach)
+                for a, v in (("a", 50.0), ("b", 51.0))
+            ]
+            for m in "xyz"
+        ]
+        drawing = profile(columns, ["a", "b"])
+        assert drawing is not None
+        one, other = (trace.dots[0][1] for trace in drawing.traces)
+        return abs(one - other)
+
+    assert apart(10.0) < 0.1 * apart(0.01)
 
 
 @pytest.mark.parametrize(("arms", "bands"), ((2, 2), (10, 0)))
