@@ -48,13 +48,17 @@ def student_quantile(tail: float, freedom: float) -> float:
 
 
 def student_below(values: Array, freedom: int) -> Array:
-    """The chance that Student's t with an even number of degrees of freedom is below each value (any shape)."""
-    cosine = freedom / (freedom + values**2)
-    term = total = np.ones_like(cosine)
-    for number in range(1, freedom // 2):
-        term = term * cosine * (2 * number - 1) / (2 * number)
+    """The chance that Student's t with a whole number of degrees of freedom is below each value (any shape)."""
+    cosine, sine = freedom / (freedom + values**2), values / np.sqrt(freedom + values**2)
+    odd = freedom % 2
+    term = np.sqrt(cosine) if odd else np.ones_like(cosine)
+    total = term if freedom > 1 else np.zeros_like(cosine)
+    for number in range(1, (freedom - odd) // 2):
+        term = term * cosine * (2 * number - 1 + odd) / (2 * number + odd)
         total = total + term
-    return np.asarray(0.5 + values / np.sqrt(freedom + values**2) * total / 2)
+    if odd:
+        return np.asarray(0.5 + (np.arctan(values / math.sqrt(freedom)) + sine * total) / math.pi)
+    return np.asarray(0.5 + sine * total / 2)
 
 
 def chi_square_quantile(below: float, freedom: int) -> float:

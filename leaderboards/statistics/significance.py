@@ -17,6 +17,7 @@ DETECTED: Final = NormalDist().inv_cdf(1 - ALPHA / 2) + NormalDist().inv_cdf(POW
 """A true difference of so many standard errors (2.80) is found at the 5% level, two-sided, by 80% of runs."""
 
 
+_ROUNDED: Final = 1e-13
 _NODES: Final = np.linspace(-10, 10, 4001)
 _WEIGHTS: Final = np.exp(-(_NODES**2) / 2) / np.exp(-(_NODES**2) / 2).sum()
 
@@ -40,17 +41,13 @@ def tail(deviation: float, freedom: float = math.inf) -> float:
 
 
 def sum_tail(size: float, normal: float, student: float, freedom: float) -> float:
-    """Two-sided chance that a normal and a Student's t deviation sum to more than `size`, by their standard errors.
-
-    `freedom`: even, as two models with the same repeats have; else, or without a Student's part, as of `tail` with the
-    degrees of freedom that both have together (Satterthwaite 1946).
-    """
-    share = student**2 / (normal**2 + student**2)
-    if freedom % 2 or not share > 0 or not normal > 0:
-        return tail(size / math.hypot(normal, student), freedom / share**2 if share > 0 else math.inf)
+    """Two-sided chance that a normal and a Student's t deviation sum to more than `size`, by their standard errors (not
+    both 0); the t has a whole number of degrees of freedom."""
+    alone = max(tail(size / normal) if normal > 0 else 0.0, tail(size / student, freedom) if student > 0 else 0.0)
+    if not (normal > 0 and student > 0):
+        return alone
     summed = float(2 * student_below((normal * _NODES - size) / student, int(freedom)) @ _WEIGHTS)
-    # Either part alone reaches it less often; that is told exactly where the sum is rounded to nothing.
-    return max(summed, tail(size / normal), tail(size / student, freedom))
+    return max(summed, alone) if summed > _ROUNDED else alone  # either part alone reaches it less often
 
 
 def least_p(apart: int) -> float:

@@ -60,11 +60,11 @@ def test_a_root_is_found_in_few_steps(root: float, power: int) -> None:
     assert len(calls) < 120
 
 
-@pytest.mark.parametrize("freedom", (2, 4, 18))
-def test_even_degrees_of_freedom_are_scipys(freedom: int) -> None:
+@pytest.mark.parametrize("freedom", (1, 2, 3, 4, 7, 18))
+def test_whole_degrees_of_freedom_are_scipys(freedom: int) -> None:
     values = np.array([[-60.0, -2.0, -1e-3], [0.0, 0.7, 12.0]])
     np.testing.assert_allclose(student_below(values, freedom), special.stdtr(freedom, values), rtol=1e-9, atol=1e-15)
-    for below in (1e-4, 0.04, 0.5, 0.96):
+    for below in () if freedom % 2 else (1e-4, 0.04, 0.5, 0.96):
         assert chi_square_quantile(below, freedom) == pytest.approx(float(stats.chi2.ppf(below, freedom)), rel=1e-9)
 
 
@@ -75,7 +75,7 @@ def test_the_tail_of_a_normal_and_a_student_s_t_is_that_of_their_sum(student: fl
 
     for size in (0.5, 3.0, 6.0):
         exact = integrate.quad(beyond, -12, 12, points=(size,), limit=400)[0]
-        assert sum_tail(size, 1.0, student, freedom) == pytest.approx(exact, rel=0.03 if freedom % 2 == 0 else 0.8)
+        assert sum_tail(size, 1.0, student, freedom) == pytest.approx(exact, rel=0.03)
     assert sum_tail(3.0, 1.0, 0.0, np.inf) == pytest.approx(2 * stats.norm.sf(3))
     assert sum_tail(3.0, 0.0, 1.0, freedom) == pytest.approx(2 * stats.t.sf(3, freedom))
     assert (
