@@ -353,8 +353,8 @@ def unseen_error(metric: CountsMetric, base: Array, other: Array, images: float,
 
 
 def _flips(metric: CountsMetric, base: Array, other: Array) -> Array:
-    """What each image that differs changes [differing images]."""
+    """What each image that differs changes [differing images], between both models: the same for either order."""
     moved = (other - base)[(other != base).any(axis=1)]
-    total = other.sum(axis=0)
-    changes = value_of(metric, total) - value_of(metric, total - moved)
+    middle = (base.sum(axis=0) + other.sum(axis=0)) / 2
+    changes = value_of(metric, middle + moved / 2) - value_of(metric, middle - moved / 2)
     return np.where(np.isfinite(changes), changes, 0.0)

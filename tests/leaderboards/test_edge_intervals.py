@@ -112,3 +112,21 @@ def test_the_end_beside_0_goes_where_p_puts_it(low: float, high: float, p: float
     assert (near > 0) == (p <= ALPHA)
     assert near < 1 < far == high
     assert agree_with_test(-high, -low, -1.0, p) == (-far, -near)
+
+
+@pytest.mark.parametrize("images", (5, 40))
+def test_swapping_the_two_models_mirrors_interval_and_p(images: int) -> None:
+    rng = np.random.default_rng(images)
+    truth = rng.choice(["yes", "no"], images * 3)
+    base, other = (
+        [
+            {"image": str(index // 3), "truth": said, "predicted": said if right else "no", "correct": bool(right)}
+            for index, (said, right) in enumerate(zip(truth, rng.random(len(truth)) < rate, strict=True))
+        ]
+        for rate in (0.6, 0.8)
+    )
+    one, back = (compare(*pair, yes_no.f1, higher_is_better=True) for pair in ((base, other), (other, base)))
+    assert one.low is not None
+    assert one.high is not None
+    assert (back.low, back.high) == pytest.approx((-one.high, -one.low), rel=1e-9)
+    assert back.p == one.p
