@@ -17,10 +17,13 @@ from trainers.config.scoring import ScoringSettings
 
 
 def scored_by(recipe: PreferenceRecipe, settings: EvalSettings) -> tuple[EvalSettings, EngineConfig]:
-    """The settings with the recipe's seed and protocol, and how its models are asked; SettingError."""
+    """The settings with the recipe's protocol, and how its models are asked; SettingError.
+
+    The seed stays the settings' own: trainings with other seeds are asked the same questions of a --limit.
+    """
     asked = recipe.scoring
     if asked is None:
-        return replace(settings, seed=recipe.seed, protocol=OFFICIAL), EngineConfig()
+        return replace(settings, protocol=OFFICIAL), EngineConfig()
     engine = EngineConfig(
         suffix=asked.prompt_suffix,
         suffixes=asked.prompt_suffixes,
@@ -28,7 +31,7 @@ def scored_by(recipe: PreferenceRecipe, settings: EvalSettings) -> tuple[EvalSet
         thinking_tokens=asked.thinking_tokens,
     )
     check_suffixes(engine.suffixes, tasks_of(recipe))
-    return replace(settings, seed=recipe.seed, protocol=asked.protocol or OFFICIAL), engine
+    return replace(settings, protocol=asked.protocol or OFFICIAL), engine
 
 
 def asked_in_run(folder: Path, given: EngineConfig, tasks: Collection[str]) -> tuple[str, EngineConfig]:

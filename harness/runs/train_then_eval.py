@@ -91,7 +91,7 @@ def train_then_eval(
 ) -> Outcome:
     """Do, or finish, the run of `recipe` in `out`; `settings.limit` bounds instructions (or rows read), too.
 
-    `settings`: how models are scored, but for the recipe's seed and [scoring]. `early_stop` names probes, "task" or
+    `settings`: how models are scored, but for the recipe's [scoring]. `early_stop` names probes, "task" or
     "task.metric": training ends once one is significantly worse than the base's. `layout`: processes that train, while
     this one does all else; None = this one trains. `remote_code`: code of the recipe's models may run. `server`: all is
     scored behind it, after the training unless it is to be kept while that runs or scores are needed earlier.

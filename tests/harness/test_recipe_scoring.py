@@ -22,6 +22,8 @@ def recipe_with(**scoring: Any) -> PreferenceRecipe:
 def test_a_recipe_says_how_its_models_are_asked(tmp_path: Path) -> None:
     usual = preference_recipe("scenes-demo")
     assert scored_by(usual, EvalSettings(limit=3)) == (EvalSettings(limit=3), EngineConfig())
+    other_training = usual.model_copy(update={"seed": 5})
+    assert scored_by(other_training, EvalSettings(limit=3)) == (EvalSettings(limit=3), EngineConfig())
     asked = recipe_with(protocol="bare", prompt_suffix=" So?", thinking="off", prompt_suffixes={"scenes_pope": " Eh?"})
     settings, engine = scored_by(asked, EvalSettings(limit=3))
     assert settings == EvalSettings(limit=3, protocol="bare")
