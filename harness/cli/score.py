@@ -45,8 +45,8 @@ def score_command(
         list[Path],
         typer.Argument(
             metavar="PATH...",
-            help="Answers in the benchmark's own format (file or folder), or a sample log (.parquet); several are "
-            "several results, but for the files of one benchmark's parts.",
+            help="Answers in the benchmark's own format (files or a folder), or a sample log; each a result "
+            "of its own, but for parts of one.",
         ),
     ],
     references: Annotated[

@@ -156,7 +156,9 @@ def _parameter(name: str, setting: Setting, group: OptionGroup) -> inspect.Param
     whole = setting.name in group.whole  # typer would divide a variable's text at its spaces
     names = [name, group.earlier[name]] if name in group.earlier else [name]
     is_set = group.environment and name not in TAKEN and not whole
-    variables = [f"HARNESS_{each.upper()}" for each in names] if is_set else None
+    variables: Any = [f"HARNESS_{each.upper()}" for each in names] if is_set else None
+    if variables and len(variables) == 1:  # typer's messages quote a list as it is
+        (variables,) = variables
     option = typer.Option(flag, help=setting.help, rich_help_panel=group.panel or None, envvar=variables)
     if default is dataclasses.MISSING:
         default = inspect.Parameter.empty

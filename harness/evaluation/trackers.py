@@ -10,7 +10,6 @@ in the folder tensorboard/ beside the board. A tracker that fails costs no score
 """
 
 import contextlib
-import io
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from leaderboards.board.board import Board
 from support.errors import SettingError, did_you_mean, one_line
 from support.extras import is_installed
 from support.files import atomic_write
+from support.images import decode
 from support.markdown import cell, table
 from support.parsing import parse_json
 from support.secrets import redact
@@ -84,12 +84,6 @@ def _read_sent(path: Path) -> dict[str, dict[str, str]]:
     return found if is_whole else {}
 
 
-def _open_picture(data: bytes) -> Any:
-    from PIL import Image
-
-    return Image.open(io.BytesIO(data))
-
-
 def _rows(report: ScoreReport, picture: Callable[[bytes], Any]) -> list[list[Any]]:
     """The table of samples, with a column of what `picture` makes."""
     return [
@@ -115,7 +109,7 @@ def _report_to_wandb(report: ScoreReport, folder: Path) -> None:
         settings=settings,
     )
     try:
-        rows = _rows(report, lambda data: wandb.Image(_open_picture(data)))
+        rows = _rows(report, lambda data: wandb.Image(decode(data)))
         samples = {"samples": wandb.Table(columns=[*COLUMNS, "picture"], data=rows)} if rows else {}
         run.log({**report.metrics, **samples})
         run.summary.update({**report.metrics, "verdict": report.verdict})
@@ -136,7 +130,7 @@ def _report_to_trackio(report: ScoreReport, folder: Path) -> None:
         auto_log_cpu=False,
     )
     try:
-        rows = _rows(report, lambda data: trackio.Image(_open_picture(data)))
+        rows = _rows(report, lambda data: trackio.Image(decode(data)))
         samples = {"samples": trackio.Table(columns=[*COLUMNS, "picture"], data=rows)} if rows else {}
         run.log({**report.metrics, "verdict": report.verdict, **samples})
     finally:
@@ -168,7 +162,7 @@ def _report_to_mlflow(report: ScoreReport, folder: Path) -> None:
 
     if rows := _rows(report, keep):
         for name, data in pictures.items():
-            client.log_image(of_run, _open_picture(data), artifact_file=name)
+            client.log_image(of_run, decode(data), artifact_file=name)
         client.log_dict(of_run, {"columns": [*COLUMNS, "picture"], "data": rows}, "samples.json")
     client.set_terminated(of_run)
 
@@ -213,7 +207,7 @@ def _report_to_tensorboard(report: ScoreReport, folder: Path) -> None:
         tag = f"samples/{shown['task']}/{place_of:03}"
         add_text(tag, table(list(COLUMNS), [[cell(shown[column]) for column in COLUMNS]]))
         if sample.picture is not None:
-            width, height = _open_picture(sample.picture).size
+            width, height = decode(sample.picture).size
             image = Summary.Image(encoded_image_string=sample.picture, width=width, height=height, colorspace=3)
             add(Summary.Value(tag=f"{tag}/picture", image=image))
     writer.close()
