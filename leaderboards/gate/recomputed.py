@@ -98,6 +98,10 @@ def _find_differences(log: Mapping[str, Sample], found: Recomputed) -> Iterator[
                 yield f"sample {name!r}{repeat}: {what}: it was edited, or other code read it: score it anew"
 
 
+_SHOWN_ONLY: Final = frozenset(("made_up",))
+"""Fields that views show and no score counts; logs of earlier versions lack them."""
+
+
 def _compare_records(kept: Records, anew: Records, unknown: frozenset[str]) -> str | None:
     for metric in [*kept, *anew]:
         if metric not in anew:
@@ -108,6 +112,8 @@ def _compare_records(kept: Records, anew: Records, unknown: frozenset[str]) -> s
             continue
         own, other = kept[metric], json.loads(json.dumps(dict(anew[metric])))
         for field in [*own, *other]:
+            if field in _SHOWN_ONLY and field not in own:
+                continue
             if field not in unknown and not _same(own.get(field), other.get(field)):
                 return (
                     f"{metric}.{field} is {_show(own.get(field))} in its log, {_show(other.get(field))} by its answer"
