@@ -3,6 +3,7 @@
 import ast
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -59,28 +60,27 @@ def test_a_file_imports_only_lower_floors(path: Path) -> None:
 
 def test_no_files_import_each_other() -> None:
     arrows = {
-        name: {target for target in imported(path) if target in MODULES and not is_for_typing(path, target)}
+        name: {target for target in imported(path) if target in MODULES and target in imported_at_run_time(path)}
         for name, path in MODULES.items()
     }
     assert circles(arrows) == []
 
 
-def is_for_typing(path: Path, target: str) -> bool:
-    """True if the file names the module under TYPE_CHECKING only."""
+@cache
+def imported_at_run_time(path: Path) -> frozenset[str]:
+    """Every module, or name of one, that a file imports elsewhere than under TYPE_CHECKING."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     guarded = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     inside = {id(found) for node in guarded for found in ast.walk(node)}
-    return not any(
-        id(node) not in inside
-        and (
-            (
-                isinstance(node, ast.ImportFrom)
-                and target in {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-            )
-            or (isinstance(node, ast.Import) and target in {alias.name for alias in node.names})
-        )
-        for node in ast.walk(tree)
-    )
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in inside:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return frozenset(names)
 
 
 def test_no_folders_import_each_other() -> None:
