@@ -3,7 +3,7 @@
 #   docker build -t vlm-harness .                                       with the CUDA build of torch, which PyPI has
 #   docker build -t vlm-harness:cpu --build-arg VARIANT=cpu --build-arg CPU_WHEELS=ADDRESS .
 #                                                                       ADDRESS: the page of PyTorch's CPU wheels (see its install selector)
-#   docker run --rm --gpus all -v "$PWD/runs:/work/runs" -v "$HOME/.cache/huggingface:/cache" vlm-harness eval --model scenes-base --tasks scenes
+#   docker run --rm --gpus all -v "$PWD/runs:/app/runs" -v "$HOME/.cache/huggingface:/cache" vlm-harness eval --model scenes-base --tasks scenes
 ARG VARIANT=cuda
 
 FROM python:3.11-slim AS base
@@ -29,9 +29,9 @@ COPY trainers trainers
 COPY harness harness
 RUN pip install --no-cache-dir -c constraints.txt '.[train]'
 # Not root: what a run writes belongs to the user of that number outside, too (docker run --user "$(id -u):$(id -g)" for another).
-RUN useradd --create-home --uid 1000 user && mkdir -p /work /cache && chown user /work /cache
+RUN useradd --create-home --uid 1000 user && mkdir -p /app /cache && chown user /app /cache
 USER user
-WORKDIR /work
+WORKDIR /app
 ENV HF_HOME=/cache
 ENTRYPOINT ["harness"]
 CMD ["--help"]
