@@ -13,6 +13,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -82,12 +83,11 @@ class LivePage:
         """A digest of which files the boards have, their sizes and dates."""
         found = []
         for board in (board for place in self._places for board in boards_in(place)):
-            for path in sorted(board.folder.iterdir()):
-                try:
-                    about = path.stat()
-                except FileNotFoundError:
-                    continue
-                found.append((str(path), about.st_size, about.st_mtime_ns))
+            with suppress(FileNotFoundError):  # a folder that is taken away meanwhile
+                for path in sorted(board.folder.iterdir()):
+                    with suppress(FileNotFoundError):
+                        about = path.stat()
+                        found.append((str(path), about.st_size, about.st_mtime_ns))
         return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
     def current(self) -> _Made:

@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from harness.cli import main as cli
+from harness.evaluation import live_page
 from harness.evaluation.live_page import LivePage
+from leaderboards.board.board import Board
 
 HARNESS = "import sys; from harness.cli.main import main; sys.argv[0] = 'harness'; sys.exit(main())"
 
@@ -129,3 +131,14 @@ def test_the_command_shows_a_folder_before_its_first_result_and_ends_in_order(tm
     assert running.returncode == 0
     assert told.splitlines()[-1] == "ended"
     assert "Traceback" not in told
+
+
+def test_a_board_that_is_taken_away_meanwhile_is_another_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Board(tmp_path / "gone" / "board")
+    monkeypatch.setattr(live_page, "boards_in", lambda place: [board])
+    live = LivePage(lambda state: "page", places=[tmp_path])
+    with live:
+        before = live.state()
+        board.folder.mkdir(parents=True)
+        (board.folder / "a.json").write_text("{}")
+        assert live.state() != before
