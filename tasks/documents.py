@@ -84,7 +84,9 @@ class DocumentSource:
     rows_from: str | None = None
     """Dotted name of the function that reads the task's own layout."""
     rows_from_folder: str | None = None
-    """The same, for local folders without a table only."""
+    """The same, for local folders (or files called as `own_files`) without a table only."""
+    own_files: Sequence[str] = ()
+    """What `rows_from_folder` reads is called, where that is always the same."""
     paths: Mapping[str, str] | None = None
     """Task -> what the user gave as --data."""
     key: Sequence[str] = ()
@@ -290,10 +292,10 @@ def _check_copies(found: "Dataset", files: Sequence[Path]) -> None:
 
 def _choose_tables(source: DocumentSource, folder: Path) -> list[list[Path]]:
     """The hub's table in a folder, else VLMEvalKit's of this task among its others, else whatever may be one."""
-    kit = TABLES_OF_KIT.get(source.task)
-    named = [file for file in tables_below(folder) if kit and file.name in kit.files]
-    has_own = source.rows_from is not None or source.rows_from_folder is not None
-    kinds = [kind for kind in TABLES if not (has_own and kind == ".json")]
+    kit, below = TABLES_OF_KIT.get(source.task), tables_below(folder)
+    named = [] if _has_own_files(source, below) else [file for file in below if kit and file.name in kit.files]
+    may_be_own = source.rows_from is not None or _may_have_own_layout(source, below)
+    kinds = [kind for kind in TABLES if not (may_be_own and kind == ".json")]
     wanted = partial(_has_columns, source)
     try:
         found = choose_tables(folder, config=source.config, splits=source.splits, wanted=wanted, kinds=kinds)
@@ -334,7 +336,20 @@ def _own_reader(source: DocumentSource, path: Path, files: Sequence[Path]) -> st
             and (path.is_file() or any(_file_has_columns(source, file) for file in files))
         )
         return None if is_table else source.rows_from
-    return source.rows_from_folder if path.is_dir() and kinds <= {".json"} else None
+    if path.is_file():
+        return source.rows_from_folder if path.name in source.own_files else None
+    tables = [file for file in files if file.suffix.lower() != ".json"]  # those may be COCO's, and large
+    is_own = _may_have_own_layout(source, files) and not any(_file_has_columns(source, file) for file in tables)
+    return source.rows_from_folder if is_own else None
+
+
+def _has_own_files(source: DocumentSource, files: Sequence[Path]) -> bool:
+    return any(file.name in source.own_files for file in files)
+
+
+def _may_have_own_layout(source: DocumentSource, files: Sequence[Path]) -> bool:
+    """Whether what `rows_from_folder` reads may be among files."""
+    return source.rows_from_folder is not None and (not source.own_files or _has_own_files(source, files))
 
 
 def _file_has_columns(source: DocumentSource, file: Path) -> bool:

@@ -44,6 +44,7 @@ INTEGRATIONS: Final = tuple(
 TEMPERATURES: Final = (0.0, 0.0, 0.5, 1.0, 1.5)
 """Of the first try and of those after a reply that can't be read."""
 MAX_TOKENS: Final = 3
+QUESTIONS: Final = "mm-vet.json"
 REMINDER: Final = "\nPredict the correctness of the answer (digit): "
 
 
@@ -142,6 +143,13 @@ def _split_capabilities(value: str | Sequence[str]) -> list[str]:
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
 
 
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The questions of the authors' mm-vet.json, or in a folder with it; their pictures lie somewhere beside it."""
+    file = reference(path, QUESTIONS, what="questions with their pictures") if path.is_dir() else path
+    found = _read_questions(file)
+    return [{"question_id": number, "image": row["imagename"], **row} for number, row in found.items()]
+
+
 @scores_replies
 def process_results(doc: Mapping[str, Any], results: list[JudgeReply]) -> dict[str, dict[str, Any]]:
     """One record for every metric; nothing where the judge could not be asked."""
@@ -164,7 +172,7 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
 
     `references` holds mm-vet.json, and bard_set.json where the scores of that subset are wanted, too.
     """
-    file = reference(references, "mm-vet.json", what="questions with their capabilities")
+    file = reference(references, QUESTIONS, what="questions with their capabilities")
     questions = _read_questions(file)
     if path.is_dir():
         raise AnswerFileError(f"{path}: must be the file of grades or predictions")

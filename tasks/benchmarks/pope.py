@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["SPLITS", "accuracy", "f1", "mean_f1", "parse", "precision", "recall", "yes_rate"]
 
 SPLITS: Final = ("random", "popular", "adversarial")
+_FILES: Final = ", ".join(f"coco_pope_{split}.json" for split in SPLITS)
 
 NO_WORDS: Final = frozenset({"No", "not", "no"})
 """Case counts: "NO" and "Not" are no negation to the official script."""
@@ -123,14 +124,29 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The questions in a folder with the authors' three files and, somewhere in it, COCO's val2014 pictures."""
+    """Today's questions in a folder with the authors' three files and, somewhere in it, COCO's val2014 pictures."""
+    return _read_rows(folder, TODAY)
+
+
+def rows_llava(folder: Path) -> list[dict[str, Any]]:
+    """The same, of the questions of commit e3e3926."""
+    return _read_rows(folder, LLAVA)
+
+
+def _read_rows(folder: Path, task: str) -> list[dict[str, Any]]:
+    if folder.is_file():
+        raise AnswerFileError(f"{folder}: has the questions of one sample; name the folder with {_FILES} and pictures")
     found = []
     for split in SPLITS:
         name = f"coco_pope_{split}.json"
         files = sorted(folder.rglob(name))
         if len(files) != 1:
             raise AnswerFileError(f"{folder}: has {len(files)} files {name}, must be one")
-        for row in read_fields(read_rows(files[0]), files[0], QUESTION):
+        asked = read_fields(read_rows(files[0]), files[0], QUESTION)
+        other = {count: version for version, count in VERSIONS.items() if version != task}.get(len(asked))
+        if split == "random" and other is not None:
+            raise AnswerFileError(f"{files[0]}: its {len(asked)} questions are those of task {other}, not of {task}")
+        for row in asked:
             question = {"question": row["text"], "answer": row["label"], "category": split}
             found.append({"question_id": row["question_id"], "image": row["image"], **question})
     return found
@@ -242,9 +258,8 @@ def _read_number(row: Mapping[str, Any]) -> int | None:
 
 def _read_questions(references: Path | None) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Version -> split -> questions, of the versions that are there with all their splits."""
-    names = ", ".join(f"coco_pope_{split}.json" for split in SPLITS)
     if references is None:
-        raise AnswerFileError(f"needs the questions ({names}): give the folder with --references")
+        raise AnswerFileError(f"needs the questions ({_FILES}): give the folder with --references")
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for file in sorted(references.rglob("coco_pope_random.json")):
         by_split = {}
@@ -253,7 +268,7 @@ def _read_questions(references: Path | None) -> dict[str, dict[str, list[dict[st
             by_split[split] = read_fields(read_rows(other), other, QUESTION)
         found[LLAVA if len(by_split["random"]) == VERSIONS[LLAVA] else TODAY] = by_split
     if not found:
-        raise AnswerFileError(f"{references}: has no questions ({names})")
+        raise AnswerFileError(f"{references}: has no questions ({_FILES})")
     return found
 
 
