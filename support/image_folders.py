@@ -5,9 +5,9 @@
     ImageTree(Path("bench")).find("../7.jpg").problem              # "path outside the folder"
 
 Rows are not trusted. A name that is a URL, that has "..", or that leads out of the folder by a symbolic link is never
-opened, and an absolute name is never opened as such. One kind of link may lead out: those of a snapshot in the hub's
-cache, into the blobs of the same dataset. What can't be had is an `ImageRef` with a `problem`, which raises OSError
-when it is read.
+opened, and an absolute name means what its end means in the data, never a file elsewhere. One kind of link may lead
+out: those of a snapshot in the hub's cache, into the blobs of the same dataset. What can't be had is an `ImageRef` with
+a `problem`, which raises OSError when it is read.
 """
 
 import os
@@ -64,6 +64,12 @@ def _refuse(name: str, parts: Sequence[str]) -> str:
     if "://" in name:
         return URL
     return OUTSIDE if ".." in parts or "\0" in name else "" if parts else MISSING
+
+
+def _as_path(name: str) -> str:
+    """A name without the spaces around it, and as a path where it is one's `file:` address."""
+    name = name.strip()
+    return unquote(name.removeprefix(FILE)) if name.startswith(FILE) else name
 
 
 # Places: folders and zips.
@@ -282,9 +288,7 @@ class ImageIndex:
 
     def _find(self, name: str) -> ImageRef:
         """The picture of this name; one that is not there has a problem."""
-        name = name.strip()
-        if name.startswith(FILE):  # as Qwen-VL's messages name files; found as any other absolute path
-            name = unquote(name.removeprefix(FILE))
+        name = _as_path(name)
         if name.startswith(ZIP):
             return self._find_in_zip(name)
         parts = parts_of(name)
@@ -371,18 +375,23 @@ class ImageTree:
 
     def _find(self, name: str) -> ImageRef:
         """The picture of this name; one that is not there has a problem."""
-        name = name.strip()
+        path = _as_path(name)
+        return self._find_path(path) if path == name else replace(self._find_path(path), name=name)
+
+    def _find_path(self, name: str) -> ImageRef:
         parts = parts_of(name)
-        problem = _refuse(name, parts) or (OUTSIDE if is_absolute(name) else "")
+        problem = _refuse(name, parts)
+        if problem or self.root is None:
+            return ImageRef(name, problem=problem or MISSING)
         found = None
-        if self.root is not None and not problem:
-            if self.root.is_dir():
-                found = self._folder.at(name, "/".join(parts))
-            else:
-                found = _zip(self.root).at(name, "/".join(parts)) if self.root.suffix.lower() == ".zip" else None
-            if found is None and (self.search or not self.root.is_dir()):
-                found = choose(name, self._candidates(name, parts[-1]))
-        return found or ImageRef(name, problem=problem or MISSING)
+        if self.root.is_dir():
+            written = self._folder.at(name, name) if name.startswith("/") else None
+            found = written if written and not written.problem else self._folder.at(name, "/".join(parts))
+        elif self.root.suffix.lower() == ".zip":
+            found = _zip(self.root).at(name, "/".join(parts))
+        if found is None and (self.search or not self.root.is_dir()):
+            found = choose(name, self._candidates(name, parts[-1]))
+        return found or ImageRef(name, problem=OUTSIDE if is_absolute(name) else MISSING)
 
     @cached_property
     def _folder(self) -> _Folder:

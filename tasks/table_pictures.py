@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from support.files import check_no_pointer
 from support.image_cells import NONE, SEVERAL, Find, is_image_text, picture_in_cell
 from support.image_folders import REFUSED
+from support.image_names import AMBIGUOUS, coco_forms, parts_of
 from support.images import ImageRef, is_read, keep_known, shorten
 from support.picture_keys import keep_all, recall_table, remember_table
 
@@ -111,7 +112,7 @@ def _read_list(cell: Any) -> Any:
 
 def _keys_of(task: str, found: Sequence[ImageRef]) -> list[str]:
     """The picture key of each row, "" where it has none; tells how many pictures can't be had. Their samples fail."""
-    lost = []
+    lost, found = [], _refuse_shared(found)
     for number, one in enumerate(found, start=1):
         if one.problem not in ("", NONE, SEVERAL):  # several: SEED-Bench's videos, which nobody is asked about
             where = "; pictures lie beside or below the table" if one.problem in REFUSED else ""
@@ -123,6 +124,32 @@ def _keys_of(task: str, found: Sequence[ImageRef]) -> list[str]:
     _check_pointers([one for one, key in zip(shown, keys, strict=True) if not is_read(key)])
     rest = iter(keys)
     return ["" if one.problem == NONE else next(rest) for one in found]
+
+
+def _refuse_shared(found: Sequence[ImageRef]) -> Sequence[ImageRef]:
+    """The pictures, but none that names of several folders mean by its file name alone: it can't be all of them."""
+    folders: dict[tuple[Path, str | None], dict[str, str]] = {}
+    for one in found:
+        if one.file is not None and not one.problem and (folder := _other_folder(one)):
+            folders.setdefault((one.file, one.member), {}).setdefault(folder, one.name)
+    shared = {place: names for place, names in folders.items() if len(names) > 1}
+    if not shared:
+        return found
+
+    def refuse(one: ImageRef) -> ImageRef:
+        names = shared.get((one.file, one.member)) if one.file is not None and _other_folder(one) else None
+        said = f"{one.file} can't be {' and '.join(list(names.values())[:2])}" if names else ""
+        return ImageRef(one.name, problem=AMBIGUOUS, detail=said) if names else one
+
+    return [refuse(one) for one in found]
+
+
+def _other_folder(picture: ImageRef) -> str:
+    """The folder that a picture's name says, where that is not the one that it lies in, and no number of COCO's says
+    which picture it is; "" else."""
+    *_, folder, file = ("", *parts_of(picture.name))
+    path = parts_of(picture.member) if picture.member is not None else picture.file.parts if picture.file else ()
+    return "" if (folder,) == path[-2:-1] or len(coco_forms(file)) > 1 else folder
 
 
 def _check_pointers(unread: Sequence[ImageRef]) -> None:

@@ -232,6 +232,11 @@ FOUND_BELOW: Mapping[str, str] = {
     "coco/COCO_train2014_000000000043.jpg": "COCO/train2017/000000000043.jpg",
     "coco/train2017/000000000044.jpg": "old/COCO_train2014_000000000044.jpg",
     "same.png": "the same",
+    "/home/me/bench/a/x.png": "a/x.png",
+    "file:///home/me/b/x.png": "b/x.png",
+    "D:\\bench\\deep\\b\\y.png": "deep/b/y.png",
+    "/data/coco/val2014/COCO_val2014_000000000042.jpg": "deep/COCO_val2014_000000000042.jpg",
+    "/pics/vg/1": "pics/vg/1.png",
 }
 """A name -> what the picture holds."""
 NOT_FOUND_BELOW: Mapping[str, str] = {
@@ -241,6 +246,9 @@ NOT_FOUND_BELOW: Mapping[str, str] = {
     "else/only.png": "missing picture: of this name there is .*b/only.png, in another folder",
     "coco/1.png": "missing picture: of this name there is .*pics/vg/1.png, in another folder",
     "images/flat.png": "missing picture: of this name there is .*flat.png, in another folder",
+    "/home/me/x.png": "missing picture: of this name there is .*a/x.png, .*b/x.png, in another folder",
+    "/home/me/gone.png": "path outside the folder",
+    "/home/me/a/../a/x.png": "path outside the folder",
     "42": "missing picture",
     "a": "missing picture",
     "": "missing picture",
@@ -263,6 +271,16 @@ def test_a_tree_can_be_asked_for_paths_alone_and_rows_beside_it_mean_its_own_pic
     assert ImageTree(tree, beside=True).find("images/flat.png").read() == b"flat.png"
     assert ImageTree(tree, beside=True).find("images/only.png").problem == MISSING
     assert [ImageTree(None).find(name).problem for name in ("x.png", "s3://x.png")] == [MISSING, URL]
+
+
+def test_a_picture_outside_that_a_name_leads_to_is_not_the_one_inside(tree: Path) -> None:
+    outside = tree.parent / "else" / "a" / "x.png"
+    outside.parent.mkdir(parents=True)
+    outside.write_bytes(b"stolen")
+    pictures = ImageTree(tree)
+    assert pictures.find(str(outside)).read() == b"a/x.png"
+    assert pictures.find(str(tree / "b" / "x.png")).read() == b"b/x.png"
+    assert pictures.find(str(outside.rename(outside.with_name("stolen.png")))).problem == OUTSIDE
 
 
 @pytest.mark.parametrize("packed", (False, True))

@@ -222,6 +222,20 @@ def test_missing_pictures_are_told_at_load(
     assert "probes: 1 of 2 pictures can't be had: row 1, 'other/b.png': missing picture: of this name" in caplog.text
 
 
+def test_names_of_several_folders_are_not_one_picture_beside_the_table(
+    folder: Path, rows: list[dict[str, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.png", "c.png", "COCO_val2014_000000000007.jpg"):
+        (folder / name).write_bytes(png(10))
+    foreign = {"c.png": ("/x/vg/c.png", "vg/c.png"), "a.png": ("/x/vg/a.png", "coco/a.png")}
+    named = [*foreign["c.png"], *foreign["a.png"], *(f"{n}/COCO_val2014_000000000007.jpg" for n in ("val", "test"))]
+    (folder / "t.jsonl").write_text("\n".join(json.dumps({**rows[0], "image": name}) for name in named))
+    documents = load(folder / "t.jsonl", rows=6)
+    assert shades(documents.select([0, 1, 4, 5])) == [10] * 4
+    assert "2 of 6 pictures can't be had: row 3, '/x/vg/a.png': ambiguous picture: " in caplog.text
+    assert "a.png can't be /x/vg/a.png and coco/a.png" in caplog.text
+
+
 def test_a_number_is_another_rows_index_only_where_that_row_holds_a_picture(folder: Path) -> None:
     (folder / "pictures" / "7.png").write_bytes(png(70))
     (folder / "pictures" / "8.png").write_bytes(png(80))
