@@ -1,6 +1,6 @@
 """How far a model's text is: which of its tokens are thoughts, and which count for the limit of its answer.
 
-    marks = MarkTokens(lambda tokens: rules.text_of(tokens, ()), special=rules.thought_marks)
+    marks = MarkTokens(lambda tokens: rules.text_of(tokens, ()), special=rules.thought_marks, own=rules.own_marks)
     progress = Progress(prompt, limit=16, room=4096, marks=marks)
     progress.note(tokens)       # all tokens written so far, after each new one
     progress.in_thought, progress.is_spent, progress.start
@@ -11,21 +11,23 @@ A limit is of the answer alone: a thought has `room` tokens of its own. The prom
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from tasks.thoughts import MARKS, PHRASES, split_thoughts
+from tasks.thoughts import MARKS, PHRASES, Pairs, split_thoughts
 
-_LAST_PIECES: Final = (">", "]", ":", "▷", "ought", "final", "\ufffd")
+_LAST_PIECES: Final = (">", "]", ":", "▷", ".", "\n", "ought", "final", "\ufffd")
 """What the last token of a mark has, or the last byte of one."""
 _OTHER_ENDS: Final = ("assistantfinal",)
-_LONGEST: Final = 4 * max(len(mark) for pair in (*MARKS, *PHRASES) for mark in pair)
-"""Tokens that a mark has at most: a character may take four."""
 
 
 class MarkTokens:
     """Tells at which tokens a mark of thoughts may be complete. `decode` gives the text of tokens, marks that are
-    special tokens (`special`) included."""
+    special tokens (`special`) included; `own`: marks that the model's template names."""
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], special: Collection[int]) -> None:
-        self.decode, self._special = decode, special
+    def __init__(self, decode: Callable[[Sequence[int]], str], special: Collection[int], own: Pairs = ()) -> None:
+        self.decode, self._special, self.own = decode, special, own
+        self._pairs = (*MARKS, *own)
+        self._marks = [mark.lower() for pair in (*self._pairs, *PHRASES) for mark in pair]
+        self._longest = 4 * max(map(len, self._marks))
+        """Tokens that a mark has at most: a character may take four."""
         self._known: dict[int, bool] = {}
 
     def may_end(self, token: int) -> bool:
@@ -37,15 +39,13 @@ class MarkTokens:
 
     def has_mark(self, tokens: Sequence[int]) -> bool:
         """Whether one of the last tokens ends a mark."""
-        text = self.decode(tokens[-_LONGEST:]).lower()
-        return any(mark.lower() in text for pair in (*MARKS, *PHRASES) for mark in pair) or any(
-            end in text for end in _OTHER_ENDS
-        )
+        text = self.decode(tokens[-self._longest :]).lower()
+        return any(mark in text for mark in (*self._marks, *_OTHER_ENDS))
 
     def begins_mark(self, tokens: Sequence[int]) -> bool:
         """Whether all of these tokens are the beginning of a mark that opens a thought."""
-        text = self.decode(tokens).strip().lower() if len(tokens) <= _LONGEST else ""
-        return bool(text) and any(opening.lower().startswith(text) for opening, _ in MARKS)
+        text = self.decode(tokens).strip().lower() if len(tokens) <= self._longest else ""
+        return bool(text) and any(opening.lower().startswith(text) for opening, _ in self._pairs)
 
 
 class Progress:
@@ -58,7 +58,7 @@ class Progress:
         """Tokens so far."""
         self.start = 0
         """The place of the answer's first token; of a thought's, while one is open."""
-        self.in_thought = split_thoughts("", prompt).answer is None
+        self.in_thought = split_thoughts("", prompt, own=marks.own).answer is None
         self.thoughts = 0
         """Thoughts that have ended."""
         self._begins_mark = False
@@ -69,7 +69,7 @@ class Progress:
         self._begins_mark = self.thoughts == 0 and self.written >= self.limit and self.marks.begins_mark(tokens)
         if not self.marks.may_end(tokens[-1]) or not self.marks.has_mark(tokens):
             return
-        parts = split_thoughts(self.marks.decode(tokens), self.prompt)
+        parts = split_thoughts(self.marks.decode(tokens), self.prompt, own=self.marks.own)
         is_open = parts.answer is None
         ended = len(parts.thoughts) - is_open
         if is_open != self.in_thought or ended > self.thoughts:

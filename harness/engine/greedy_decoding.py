@@ -20,7 +20,7 @@ from harness.engine.own_decoding import NO_OP_VALUES
 from harness.engine.prefix_cache import ROOM, Runner, State
 from harness.engine.stage_timer import StageTimer
 from tasks.answer import Answer, FailedAnswer
-from tasks.thoughts import MARKS, ROOM_FOR_THOUGHTS, WRAPPERS, is_decided
+from tasks.thoughts import MARKS, ROOM_FOR_THOUGHTS, WRAPPERS, Pairs, is_decided
 
 SUPPORTED_SETTINGS: Final = frozenset(
     {"until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty"}
@@ -53,13 +53,19 @@ class DecodingRules:
         self.model, self.tokenizer = model, tokenizer
         self.default_new_tokens, self.max_new_tokens = default_new_tokens, max_new_tokens
         self.thinking_tokens = thinking_tokens
+        self.take_marks(())
+
+    def take_marks(self, own: Pairs) -> None:
+        """Look for these marks of thoughts, too, from here on: those that the model's chat template names."""
+        self.own_marks, tokenizer = own, self.tokenizer
+        self.__dict__.pop("knows_thoughts", None)
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         special = {*getattr(tokenizer, "all_special_tokens", ()), *(str(token) for token in added if token.special)}
-        every = [mark for pair in (*MARKS, *WRAPPERS) for mark in pair]
+        every = [mark for pair in (*MARKS, *own, *WRAPPERS) for mark in pair]
         parts = [token for token in special if len(token) > 2 and any(token in mark for mark in every)]
         self.thought_marks: dict[int, str] = {tokenizer.convert_tokens_to_ids(token): token for token in parts}
         """Marks of thoughts, and parts of them, that decoding would leave out, as it does with special tokens."""
-        self.marks = MarkTokens(lambda tokens: self.text_of(tokens, ()), special=self.thought_marks)
+        self.marks = MarkTokens(lambda tokens: self.text_of(tokens, ()), special=self.thought_marks, own=own)
 
     def can_decode(self, job: Job) -> bool:
         """True if our greedy decoding supports all of the job's settings."""
@@ -85,7 +91,7 @@ class DecodingRules:
     def knows_thoughts(self) -> bool:
         """Whether the model has tokens for marks of thoughts."""
         known = self.tokenizer.get_added_vocab()
-        return bool(self.thought_marks) or any(mark in known for pair in MARKS for mark in pair)
+        return bool(self.thought_marks) or any(mark in known for pair in (*MARKS, *self.own_marks) for mark in pair)
 
     def progress(self, job: Job) -> Progress:
         """How far a job's text is, before its first token."""
@@ -222,7 +228,9 @@ class GreedyDecoder:
             return "", None
         text = self.rules.text_of(tokens, stops, progress.start)
         # U+FFFD stands for the first bytes of a character whose other bytes may still come.
-        decided = not text.endswith("\ufffd") and is_decided(text, job.context, job.hints.decided)
+        decided = not text.endswith("\ufffd") and is_decided(
+            text, job.context, job.hints.decided, own=self.rules.own_marks
+        )
         return text, "decided" if decided else None
 
     def _weigh_choices(self, logits: Tensor, jobs: list[Job]) -> list[dict[str, float]]:

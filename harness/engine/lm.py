@@ -44,7 +44,7 @@ from support.images import image_digest
 from support.processes import as_single_process, rank, world_size
 from support.progress import report
 from tasks.answer import Answer, FailedAnswer
-from tasks.thoughts import ROOM_FOR_THOUGHTS, generated, has_thoughts, is_decided
+from tasks.thoughts import ROOM_FOR_THOUGHTS, generated, has_thoughts, is_decided, marks_in
 from trainers.training.llava_15 import pad_pictures
 from trainers.training.read_base import CompleteModel, check_own_tokenizers
 
@@ -118,8 +118,9 @@ class SharedImageLM(HFMultimodalLM):
         self.sharing = Sharing(level=engine.share, exact=engine.exact, checked=engine.exact)
         self._build_engine(engine, batch_size, identity or str(pretrained))
         self.template: ChatTemplate | None = None
+        own = getattr(self.processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
+        self.rules.take_marks(marks_in(own if isinstance(own, str) else None))
         if template is None and self.thinking is not None:
-            own = getattr(self.processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
             template = ChatTemplate(text=own, source=str(pretrained))
         if template is not None:
             self.use_template(template, str(pretrained))
@@ -130,6 +131,7 @@ class SharedImageLM(HFMultimodalLM):
         check_switch(template, self.thinking, model)
         text = template.text if self.thinking is None else template.with_thinking(self.thinking == "on")
         self.processor.chat_template = self.tokenizer.chat_template = text
+        self.rules.take_marks(marks_in(text))
         if template.text is not None:
             check_template(template, self.processor, model)
 
@@ -223,14 +225,14 @@ class SharedImageLM(HFMultimodalLM):
         if text_only:  # lm-eval passes requests of text-only tasks together with the others
             answers = super().generate_until([requests[index] for index in text_only], disable_tqdm)
             for index, text in zip(text_only, answers, strict=True):
-                results[index] = generated(text, requests[index].args[0])
+                results[index] = generated(text, requests[index].args[0], own=self.rules.own_marks)
         if not with_images:
             return results
         self.counts["asked"] += len(with_images)
         jobs = self.jobs_of([requests[index] for index in with_images])
         done = 0
         for job, text in self._answer_with_others(jobs) if world_size() > 1 else self._answer(jobs):
-            text = generated(text, job.context)
+            text = generated(text, job.context, own=self.rules.own_marks)
             self.met_thoughts = self.met_thoughts or bool(getattr(text, "reasoning", None))
             for index in job.requests:
                 results[with_images[index]] = text
@@ -281,18 +283,19 @@ class SharedImageLM(HFMultimodalLM):
         for job, text in self._ask_model(left):
             self.counts["answered"] += 1
             if self.cache is not None and may_be_kept(job) and not isinstance(text, FailedAnswer):
-                self.cache.put(self._cache_key(job, thinks=has_thoughts(text, job.context)), text, task=job.task)
+                thinks = has_thoughts(text, job.context, own=self.rules.own_marks)
+                self.cache.put(self._cache_key(job, thinks=thinks), text, task=job.task)
             yield job, text
 
     def _find_kept(self, job: Job) -> Answer | None:
         """The answer that the store has; not one that was stopped within what may be a mark of thoughts."""
-        decided = job.hints.decided
+        decided, own = job.hints.decided, self.rules.own_marks
 
         def is_whole(answer: Answer) -> bool:
-            return not answer.cut or decided is None or is_decided(answer, job.context, decided)
+            return not answer.cut or decided is None or is_decided(answer, job.context, decided, own=own)
 
         def is_whole_without_thoughts(answer: Answer) -> bool:
-            return is_whole(answer) and not has_thoughts(answer, job.context)
+            return is_whole(answer) and not has_thoughts(answer, job.context, own=own)
 
         if self.cache is None:
             return None

@@ -58,7 +58,7 @@ from tasks.judges.ledger import LEDGER, Ledger
 from tasks.judges.parameters import Parameters
 from tasks.judges.replies import NOT_SAID, OnlyThoughts, Reply, answer_tokens, read_answer
 from tasks.judges.requests import Request, image_part, key_of, messages_of
-from tasks.thoughts import answer_of
+from tasks.thoughts import answer_of, marks_in
 from trainers.training.llava_15 import padded
 
 if TYPE_CHECKING:
@@ -129,7 +129,11 @@ class OpenAIVisionLM(LM):
         switch = self.facts.switch or THINKING
         kwargs = {} if self.settings.enable_thinking is None else {switch: self.settings.enable_thinking}
         chat = {"model": model, **({"chat_template_kwargs": kwargs} if kwargs else {})}
-        self.early = EarlyStops(lambda: why_no_early_stops(self.client.server, self.facts, chat, thinks=thinks))
+        self.own_marks = marks_in(self.facts.template)
+        """Marks of thoughts that the model's template names."""
+        self.early = EarlyStops(
+            lambda: why_no_early_stops(self.client.server, self.facts, chat, thinks=thinks), own=self.own_marks
+        )
         self.shortened: dict[str, Reads] = {}
         """What decides the answers that were asked to end early, by their names in the ledger."""
         self.weighed: set[str] = set()
@@ -230,7 +234,7 @@ class OpenAIVisionLM(LM):
 
     def _finish(self, one: Asked, reply: str, request: Request) -> str:
         """The answer in a reply, with what is known beside its words."""
-        answer = stripped(_cut_at(answer_of(reply), one.full.until))
+        answer = stripped(_cut_at(answer_of(reply, own=self.own_marks), one.full.until))
         if isinstance(answer, FailedAnswer) or (call := self.client.ledger.call(request.key)) is None:
             return answer
         told = told_of(call.told)
@@ -320,7 +324,7 @@ class OpenAIVisionLM(LM):
         """The answer in a body, which may be empty. TransientError, PermanentError."""
         room = request.room + self.settings.thinking_tokens
         try:
-            answer = read_answer(body, limit=request.limit_sent, room=room)
+            answer = read_answer(body, limit=request.limit_sent, room=room, own=self.own_marks)
         except OnlyThoughts as failure:
             if request.key not in self.shortened:
                 raise

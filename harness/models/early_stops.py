@@ -26,7 +26,7 @@ from tasks.early_exit import Reads
 from tasks.judges.bodies import read_json
 from tasks.judges.chat_client import run_in_thread
 from tasks.judges.replies import Reply, take_first_choice
-from tasks.thoughts import MARKS, answer_of, is_decided
+from tasks.thoughts import MARKS, Pairs, answer_of, is_decided, marks_in
 
 if TYPE_CHECKING:
     from harness.engine.jobs import Hints
@@ -40,7 +40,6 @@ PROMPTS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "llama.cpp": ("/apply-template", {}),
 }
 """Where a program shows a prompt, and how it is asked for it."""
-_OPENING: Final = re.compile("|".join(re.escape(opening) for opening, _ in MARKS), re.IGNORECASE)
 PATIENCE: Final = 20.0
 """Seconds for the end of a prompt."""
 THINKS: Final = "the model thinks before it answers"
@@ -51,10 +50,11 @@ STOPPED: Final = "stopped"
 
 
 class EarlyStops:
-    """See the module's docstring. `find_why_not` is called for the first answer that could end early."""
+    """See the module's docstring. `find_why_not` is called for the first answer that could end early; `own`: marks of
+    thoughts that the model's template names."""
 
-    def __init__(self, find_why_not: Callable[[], str]) -> None:
-        self._find_why_not = find_why_not
+    def __init__(self, find_why_not: Callable[[], str], *, own: Pairs = ()) -> None:
+        self._find_why_not, self.own = find_why_not, own
         self.used: set[str] = set()
         """What answers that count were asked with, in words."""
         self.is_wanted = self.met_thoughts = False
@@ -87,12 +87,12 @@ class EarlyStops:
         if not reply and (limited or hint.reads.before is not None):  # there were thoughts alone, or an empty sentence
             return False
         if hint.reads.before is not None and not limited:
-            settled = is_decided(reply + hint.reads.before, "", hint.decided)
+            settled = is_decided(reply + hint.reads.before, "", hint.decided, own=self.own)
         elif limited and hint.reads.before is None:
-            settled = is_decided(reply, "", hint.decided)
+            settled = is_decided(reply, "", hint.decided, own=self.own)
         else:
             settled = True
-        settled = settled and not isinstance(answer_of(reply), FailedAnswer)
+        settled = settled and not isinstance(answer_of(reply, own=self.own), FailedAnswer)
         if settled:
             before = hint.reads.before
             self.used.add(f"max_tokens {early.max_tokens}" if before is None else f"stop {before!r}")
@@ -101,7 +101,7 @@ class EarlyStops:
     def note(self, reply: Reply) -> None:
         """Ask in full from here on if the model thinks, after all."""
         is_empty = reply.limited and not reply.text
-        self.met_thoughts = self.met_thoughts or is_empty or answer_of(reply.text) != reply.text
+        self.met_thoughts = self.met_thoughts or is_empty or answer_of(reply.text, own=self.own) != reply.text
 
     def was_cut(self, reply: str, hint: "Hints | None", told: Mapping[str, Any]) -> bool:
         """Whether a settled reply may go on beyond what came."""
@@ -133,12 +133,14 @@ def why_no_early_stops(server: "Server", facts: ServerFacts, chat: Mapping[str, 
     if thinks:
         return THINKS
     host = urlsplit(server.url).hostname or ""
-    if f".{host}".endswith(APART) or (facts.template is not None and not _OPENING.search(facts.template)):
+    openings = "|".join(re.escape(opening) for opening, _ in (*MARKS, *marks_in(facts.template)))
+    opening = re.compile(openings, re.IGNORECASE)
+    if f".{host}".endswith(APART) or (facts.template is not None and not opening.search(facts.template)):
         return ""
     ending = find_prompt(server, facts, chat)
     if ending is None:
         return NOT_SHOWN
-    return OPENED if any(found.end() == len(ending.rstrip()) for found in _OPENING.finditer(ending)) else ""
+    return OPENED if any(found.end() == len(ending.rstrip()) for found in opening.finditer(ending)) else ""
 
 
 def find_prompt(server: "Server", facts: ServerFacts, chat: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from support.errors import JudgeDown, one_line
 from tasks.judges.failures import NoReply, PermanentError, TransientError, Usage, failure_of, is_of_request, sentence_of
-from tasks.thoughts import MARKS, NEVER_ENDED, ONLY_THOUGHTS, PHRASES, without_thoughts
+from tasks.thoughts import MARKS, NEVER_ENDED, ONLY_THOUGHTS, PHRASES, Pairs, without_thoughts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +100,12 @@ MOST_TOKENS: Final = 2**24
 """No reply has more: such a count is none."""
 
 
-def read_answer(body: Any, *, limit: int | None = None, room: int = 0) -> Reply:
+def read_answer(body: Any, *, limit: int | None = None, room: int = 0, own: Pairs = ()) -> Reply:
     """The answer of a model that is scored, which may be empty, but not where it has thoughts. `limit`: the tokens that
-    it could have, `room` those of them that are for thoughts."""
+    it could have, `room` those of them that are for thoughts, `own` marks of thoughts that its template names."""
     reply, content, thought = _read(body, limit)
-    answer = without_thoughts(reply.text)
-    thinks = _has_thoughts(body, thought, answer, reply)
+    answer = without_thoughts(reply.text, own=own)
+    thinks = _has_thoughts(body, thought, answer, reply, own)
     if reply.limited and thinks and not room:  # a limit is of the answer alone
         whole = NEVER_ENDED if answer is None else CUT_BY_THOUGHTS if answer.strip() else NOTHING_IN_LIMIT
         raise LimitSpent(whole, reply.usage)
@@ -142,9 +142,9 @@ def read_verdict(body: Any, *, cut_is_whole: bool = False, limit: int | None = N
     return reply
 
 
-def _has_thoughts(body: Any, thought: str, words: str | None, reply: Reply) -> bool:
+def _has_thoughts(body: Any, thought: str, words: str | None, reply: Reply, own: Pairs = ()) -> bool:
     """Whether tokens of a reply went into thoughts: beside its words or among them, or counted without being sent."""
-    marked = words != reply.text and any(mark in reply.text for marks in (*MARKS, *PHRASES) for mark in marks)
+    marked = words != reply.text and any(mark in reply.text for marks in (*MARKS, *own, *PHRASES) for mark in marks)
     if thought or words is None or marked:
         return True
     usage = body.get("usage")

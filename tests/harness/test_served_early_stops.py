@@ -30,7 +30,7 @@ from tasks.answer import Answer, FailedAnswer
 from tasks.early_exit import Reads
 from tasks.judges.ledger import Ledger
 from tasks.registry import NEXT_TOKEN, registry
-from tasks.thoughts import _MARK, answer_of
+from tasks.thoughts import MARKS, answer_of
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 PLAIN = ["<s>", "USER", ":", "Hello", "\u2581ASSISTANT", ":"]
@@ -144,7 +144,8 @@ def test_what_decides_is_all_that_the_official_rule_reads(task: str, text: str) 
 @example(text="<answer>No. There is none.</answer>")
 def test_a_reply_that_counts_is_read_as_the_full_one(task: str, text: str) -> None:
     """Of models that think before they answer, if at all: the same that a local model's early stops suppose."""
-    assume(_MARK.search(text) is None or text.lstrip().startswith("<think>"))
+    is_marked = any(mark.lower() in text.lower() for pair in MARKS for mark in pair)
+    assume(not is_marked or text.lstrip().startswith("<think>"))
     stops, hint, full = EarlyStops(lambda: ""), hint_of(task), Decoding(max_tokens=128)
     early = stops.shorten(full, hint)
     assert early is not None

@@ -28,6 +28,7 @@ MARKS = {
     "mistral": ("[THINK]", "[/THINK]"),
     "kimi": ("◁think▷", "◁/think▷"),
     "gemma": ("<|channel> thought", "<channel|>"),
+    "its template's own": ("<|ponder_start|>", "<|ponder_end|>"),
     "gpt-oss": ("<|channel|> analysis <|message|>", "assistant <|channel|> final <|message|>"),
 }
 """Tokens that open and close a thought; several ones parted by spaces."""
@@ -50,11 +51,12 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         model = build_model(seed=3)
         model.resize_token_embeddings(len(processor.tokenizer))
         opening, closing = (marks.replace(" ", "") for marks in MARKS[family])
+        named = "{# content.split('" + opening + "')[-1].split('" + closing + "') #}"
         end = SWITCH.replace("OPEN", opening).replace("CLOSE", closing) if opens else ""
         written = processor.chat_template
         processor.chat_template = written.replace(
             "{{ '<assistant>' if add_generation_prompt else '' }}",
-            "{% if add_generation_prompt %}<assistant>" + end + "{% endif %}",
+            "{% if add_generation_prompt %}<assistant>" + end + "{% endif %}" + named,
         )
         assert not opens or processor.chat_template != written
         model.save_pretrained(folder)

@@ -15,8 +15,11 @@ from tasks.thoughts import (
     PHRASES,
     WRAPPERS,
     answer_of,
+    closing_of,
     generated,
+    has_thoughts,
     is_decided,
+    marks_in,
     split_thoughts,
     without_thoughts,
 )
@@ -88,11 +91,60 @@ def test_forms_that_are_met(text: str, answer: str | None) -> None:
         "<b>bold</b>",
         "1. <answer> 2. <response>",
         "◁ left of ▷",
+        "Wrap it in <think> and </think> tags.",
+        "Use <rationale></rationale> or <think>...</think>, please.",
+        "The tag <think> opens a thought. The tag </think> closes it. Yes.",
+        "Close it with </think>, please",
+        "No: the </think> tag is missing",
+        "It says `<think>yes</think>`, so no",
+        "The sign reads “<thought>” and “</thought>”",
+        "It is code:\n```html\n<think>\nx\n</think>\n```\nNo",
+        "Thinking... it may be a dog",
+        "The man waits.\nThinking...\nno",
     ),
 )
 def test_a_text_without_thoughts_stays_as_it_is(text: str) -> None:
     assert without_thoughts(text) == text
     assert answer_of(text) is text
+
+
+@pytest.mark.parametrize(
+    "text",
+    (
+        "<think>The tag </think> ends it</think>No",
+        "It says `<think>`.</think>No",
+        "<think>```\n<think>\n```</think>No",
+        "Use the tag.\n</think>\nNo",
+        "Yes it is. </think> No",
+    ),
+)
+def test_a_thought_that_speaks_of_tags_is_one(text: str) -> None:
+    assert without_thoughts(text) == "No"
+    assert has_thoughts(text)
+
+
+TEMPLATE = """{%- if '</deep>' in content %}{%- set own = content.split('</deep>')[0].split('<deep>')[-1] %}{% endif %}
+{{ '<|MUSE_START|>' + reasoning + '<|MUSE_END|>' }}{{ '[RATIONALE]' }}{{ '[/RATIONALE]' }}
+<tool_call>{{ thought }}</tool_call><b>{{ content }}</b><my:thinking></my:thinking><think></think><lone_think>"""
+
+
+def test_a_template_names_marks_of_its_own() -> None:
+    own = marks_in(TEMPLATE)
+    assert own == (
+        ("<deep>", "</deep>"),
+        ("<my:thinking>", "</my:thinking>"),
+        ("[RATIONALE]", "[/RATIONALE]"),
+        ("<|MUSE_START|>", "<|MUSE_END|>"),
+    )
+    assert (marks_in(None), marks_in("{{ content }}")) == ((), ())
+    for opening, closing in own:
+        text = f"{opening}Yes?{closing}\nNo"
+        assert without_thoughts(text) == text
+        assert generated(text, own=own) == "No"
+        assert split_thoughts(text, own=own).reasoning == "Yes?"
+        assert has_thoughts("Yes", f"ASSISTANT: {opening}\n", own=own)
+        assert closing_of(f"ASSISTANT: {opening}\n", own=own) == closing
+        assert not is_decided(f"{opening}Yes", "", lambda answer: True, own=own)
 
 
 def test_an_answer_keeps_all_that_was_written() -> None:

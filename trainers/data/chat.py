@@ -19,7 +19,7 @@ from jinja2 import TemplateError
 from trl.data_utils import prepare_multimodal_messages
 
 from support.errors import TrainingError, one_line
-from tasks.thoughts import closing_of
+from tasks.thoughts import closing_of, marks_in
 
 TOKENS_VERSION: Final = 2
 """Of the rule above; runs begun by another rule (1: TRL's) are not continued by this one."""
@@ -53,7 +53,7 @@ class Chat:
         if not mark:
             raise TrainingError(f"the chat template of {type(self.processor).__name__} writes no assistant's answer")
         # Where the prompt alone ends otherwise than within a chat, an answer is generated right behind it.
-        lead = head.removeprefix(text) if head.startswith(text) else _end_thought(text)
+        lead = head.removeprefix(text) if head.startswith(text) else self._end_thought(text)
         found = []
         for answer in answers:
             whole = self._render([*asked, _make_answer(answer)])
@@ -92,6 +92,13 @@ class Chat:
             return tail[:place], end
         return tail.strip(), self._last_end
 
+    def _end_thought(self, prompt: str) -> str:
+        """The end of the thought that a prompt opens, which stays empty: answers are trained on without thoughts, and
+        none is to be learnt as one. Nothing where the prompt opens none."""
+        template = getattr(self.processor, "chat_template", None)
+        closing = closing_of(prompt, own=marks_in(template if isinstance(template, str) else None))
+        return closing and f"\n{closing}\n\n" if prompt.endswith("\n") else closing
+
     @property
     def _last_end(self) -> int:
         own = self.processor.tokenizer.eos_token_id
@@ -114,13 +121,6 @@ class Chat:
 
     def _map_by_text(self, ids: Collection[int]) -> dict[str, int]:
         return dict(zip(self.processor.tokenizer.convert_ids_to_tokens(list(ids)), ids, strict=True))
-
-
-def _end_thought(prompt: str) -> str:
-    """The end of the thought that a prompt opens, which stays empty: answers are trained on without thoughts, and none
-    is to be learnt as one. Nothing where the prompt opens none."""
-    closing = closing_of(prompt)
-    return closing and f"\n{closing}\n\n" if prompt.endswith("\n") else closing
 
 
 def _make_answer(text: str) -> dict[str, Any]:
