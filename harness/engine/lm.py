@@ -39,6 +39,7 @@ from harness.engine.scheduler import Scheduler
 from harness.engine.sharing import Sharing
 from harness.engine.stage_timer import StageTimer
 from harness.engine.transformers_generation import TransformersGeneration
+from leaderboards.board.entry import MODEL_SIZE
 from support.errors import HarnessError, ModelError, SettingError, one_line
 from support.images import image_digest
 from support.processes import as_single_process, rank, world_size
@@ -178,10 +179,11 @@ class SharedImageLM(HFMultimodalLM):
         return self.encoder.encoded
 
     def provenance(self) -> dict[str, str]:
-        """What entries record: what was shared, the image processor, the dtype."""
+        """What entries record: what was shared, the image processor, the dtype, the model's size."""
         processor = type(getattr(self.processor, "image_processor", self.processor)).__name__
         dtype = str(self.hf.dtype).removeprefix("torch.")
         found = {"shared": str(self.sharing), "image processor": processor, "dtype": dtype}
+        found[MODEL_SIZE] = str(self.hf.num_parameters())
         found |= {"prompt suffix": self.suffix} if self.suffix else {}
         found |= {FACT: in_words(self.settings_not_used)} if self.settings_not_used else {}
         if self.thinking is not None or self.met_thoughts:

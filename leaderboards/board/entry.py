@@ -64,6 +64,9 @@ NOT_KNOWN: Final = "not known"
 BARE: Final = "bare"
 """The protocol of questions as they stand in the data; entries of earlier versions were asked so."""
 
+MODEL_SIZE: Final = "model size"
+"""In provenance: how many parameters the model has that answered."""
+
 OFFICIAL_JUDGE: Final = "official judge"
 """In provenance: the judge of the benchmark's authors, where another one rated."""
 COST_NOT_KNOWN: Final = "judge cost"
@@ -235,6 +238,12 @@ class Entry:
         known."""
         model, adapter = self.provenance.get("weights"), self.provenance.get("adapter")
         return model if adapter is None or model is None else f"{model}+{adapter}"
+
+    @property
+    def parameters(self) -> int | None:
+        """How many the model has; None = not known."""
+        found = self.provenance.get(MODEL_SIZE, "")
+        return int(found) if re.fullmatch(r"[1-9][0-9]{0,17}", found) else None
 
     @property
     def imported(self) -> str | None:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
 
-from leaderboards.board.entry import Entry
+from leaderboards.board.entry import MODEL_SIZE, Entry
 from leaderboards.board.export_results import SPREAD
 from support.errors import BoardError
 
@@ -264,6 +264,7 @@ class _File:
                 "model type": "model",
                 "model arguments": "model_args",
                 "model revision": "model_sha",
+                MODEL_SIZE: "model_num_parameters",
                 "device": "device",
                 "seed": "random_seed",
                 "generation": "gen_kwargs",

@@ -160,7 +160,7 @@ def _words_of(board: BoardTable) -> dict[str, Any]:
         "glossary": glossary.__dict__,
         "latex": latex_characters(),
         "p_is": glossary.p_of(glossary.OF_BOARD),
-        "ranked": any(cell is not None and cell.rank for _, cells in board.rows for cell in cells),
+        "ranked": any(cell is not None and cell.rank for row in board.rows for cell in row.cells),
         "signs": [text for sign, text in glossary.SIGNS.items() if sign in outcomes],
     }
 

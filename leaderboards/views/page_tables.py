@@ -8,6 +8,7 @@ Nothing here is escaped; the template does that.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 
 from leaderboards.board.entry import BARE, COST_NOT_KNOWN, Entry, Key
@@ -76,6 +77,18 @@ class Cell:
     """Whose wording its questions had, where those of its column were asked in several ways."""
 
 
+class BoardRow(NamedTuple):
+    """One model's scores, and what is known of it."""
+
+    model: str
+    cells: list[Cell | None]
+    parameters: int | None
+    size: str
+    """The number of parameters in short; empty where it is not known."""
+    scored: datetime
+    """When its newest score was made."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class VerdictRow:
     """One paired test against the base."""
@@ -104,7 +117,7 @@ class BoardTable:
     """The leaderboard and the verdicts."""
 
     columns: list[PageColumn]
-    rows: list[tuple[str, list[Cell | None]]]
+    rows: list[BoardRow]
     against: list[VerdictRow]
     sorted_by: int | None
     """Index of the column that the rows are sorted by, the best first."""
@@ -131,7 +144,10 @@ def board_table(entries: Sequence[Entry], base: str | None, comparison: BoardCom
     return BoardTable(
         columns=columns,
         rows=[
-            (model, [_cell(found[model], comparison, apart) if model in found else None for found in of_model])
+            _board_row(
+                [entry for entry in entries if entry.model == model],
+                [_cell(found[model], comparison, apart) if model in found else None for found in of_model],
+            )
             for model in models
         ],
         against=[_verdict_row(*by_key[key], verdict) for key, verdict in comparison.verdicts.items() if key[0] != base],
@@ -142,6 +158,23 @@ def board_table(entries: Sequence[Entry], base: str | None, comparison: BoardCom
         ],
         protocols=list(protocols.items()) if {*protocols.values()} - {BARE} else [],
     )
+
+
+def _board_row(own: Sequence[Entry], cells: list[Cell | None]) -> BoardRow:
+    newest_first = sorted(own, key=lambda entry: entry.when, reverse=True)
+    parameters = next(filter(None, (entry.parameters for entry in newest_first)), None)
+    return BoardRow(own[0].model, cells, parameters, _in_short(parameters), newest_first[0].when)
+
+
+def _in_short(count: int | None) -> str:
+    """Such as 7.06B; three digits."""
+    if count is None:
+        return ""
+    rounded = float(f"{count:.3g}")
+    scale, letter = next(
+        found for found in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"), (1, "")) if rounded >= found[0]
+    )
+    return f"{rounded / scale:.3g}{letter}"
 
 
 def _page_columns(entries: Sequence[Entry], comparison: BoardComparison) -> list[PageColumn]:

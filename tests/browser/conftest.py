@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from leaderboards.views.html_page import write_page
+from tests.browser.board_page import Open, Opened
+
 HERE = Path(__file__).parent
 NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome", "google-chrome-stable")
 
@@ -60,3 +63,37 @@ def axe() -> str:
     if not path.exists():
         pytest.skip("no axe-core: npm ci --prefix tests/browser")
     return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def opened_at_flips(opened: Open) -> Open:
+    """Opens a page and comes to its flips."""
+
+    def open_page(text: str, **options: Any) -> Opened:
+        board = opened(text, **options)
+        board.flips()
+        return board
+
+    return open_page
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
+    contexts = []
+
+    def open_page(text: str, *, width: int = 1280, scheme: str = "light", script: str = "", **options: Any) -> Opened:
+        path = tmp_path / "page.html"
+        write_page(path, text)
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce", **options
+        )
+        contexts.append(context)
+        if script:
+            context.add_init_script(script)
+        found = Opened(context.new_page())
+        found.goto(path.as_uri())
+        return found
+
+    yield open_page
+    for context in contexts:
+        context.close()

@@ -1,14 +1,11 @@
 """The page as its readers meet it: in a real browser, by mouse and keyboard, wide and narrow, light and dark, and full
 of hostile words."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from leaderboards.views.html_page import write_page
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.published import Reference
 from tests.browser.board_page import (
@@ -20,7 +17,6 @@ from tests.browser.board_page import (
     QUESTIONS,
     TUNED,
     Open,
-    Opened,
     entry,
     html,
     sample,
@@ -38,40 +34,6 @@ HOSTILE = (
     f"javascript:{OWNED}",
     "{{ 7 * 7 }} ${7 * 7} <!-- --> ]]> &lt;b&gt; \u202eevil\u2066",
 )
-
-
-@pytest.fixture
-def opened_at_flips(opened: Open) -> Open:
-    """Opens a page and comes to its flips."""
-
-    def open_page(text: str, **options: Any) -> Opened:
-        board = opened(text, **options)
-        board.flips()
-        return board
-
-    return open_page
-
-
-@pytest.fixture
-def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
-    contexts = []
-
-    def open_page(text: str, *, width: int = 1280, scheme: str = "light", script: str = "", **options: Any) -> Opened:
-        path = tmp_path / "page.html"
-        write_page(path, text)
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce", **options
-        )
-        contexts.append(context)
-        if script:
-            context.add_init_script(script)
-        found = Opened(context.new_page())
-        found.goto(path.as_uri())
-        return found
-
-    yield open_page
-    for context in contexts:
-        context.close()
 
 
 def test_it_opens_without_an_error_and_without_asking_anybody(opened_at_flips: Open) -> None:
@@ -272,20 +234,6 @@ def test_answers_that_cannot_be_opened_are_said_to_be(opened: Open) -> None:
     assert board.locator("article").count() == 0
 
 
-def test_a_verdict_is_never_cut_off_however_wide_the_window(opened: Open) -> None:
-    even = {e.key: verdict(e, p=0.5) for e in ENTRIES if e.model != BASE and e.value is not None}
-    for width in (400, 800, 1280):
-        board = opened(html(verdicts=even), width=width)
-        cells = board.locator("#against td", has_text="not separable")
-        assert cells.count() == len(even)
-        cut = """cells => cells.filter(cell => {
-            const frame = cell.closest(".scroll").getBoundingClientRect();
-            return cell.getBoundingClientRect().right > frame.right + 1 || cell.scrollWidth > cell.clientWidth;
-        }).length"""
-        assert cells.evaluate_all(cut) == 0, width
-    assert board.locator("#against .scroll").evaluate("region => region.scrollWidth - region.clientWidth") == 0
-
-
 def test_what_others_reported_can_be_sorted_and_filtered_apart_from_the_board(opened: Open) -> None:
     values = {"low": 1.0, "high": 99.0}
     board = opened(html(references=[Reference(model=name, value=value, **POPE_F1) for name, value in values.items()]))
@@ -326,20 +274,6 @@ def test_flips_are_chosen_by_keyboard_alone(opened_at_flips: Open) -> None:
     board.keyboard.type("picture 99?")
     board.tally("Showing 0.")
     assert board.locator("article").count() == 0
-
-
-@pytest.mark.parametrize("width", (400, 800, 1280))
-def test_it_fits_the_window_and_wide_tables_scroll_by_themselves(opened: Open, width: int) -> None:
-    board = opened(html(title="A-title-without-any-place-to-break-" * 5), width=width)
-    board.flips()
-    board.locator("#columns").select_option("all")
-    assert board.evaluate("document.documentElement.scrollWidth") == width
-    region = board.locator("#board .scroll")
-    assert region.get_attribute("aria-label")
-    if width == 400:
-        assert region.evaluate("region => region.scrollWidth > region.clientWidth")
-        region.evaluate("region => { region.scrollLeft = 200; }")
-        assert board.locator("#board tbody th").first.bounding_box()["x"] >= 0  # the model's name stays in sight
 
 
 @pytest.mark.parametrize("width", (400, 1280))

@@ -162,6 +162,7 @@ def test_every_checkpoint_says_what_it_was_trained_on(finished: Path) -> None:
     assert {note["data"] for note in notes} == {leaks["of"]["data"]}
     assert all(note["leaks"] == leaks["rows_with_image"] for note in notes)
     trained = [entry for entry in Board(finished / "board").entries() if entry.model != "scenes-base"]
+    assert {entry.parameters for entry in trained} == {1_343_104 + 4_096}  # the base and its adapter
     assert all(entry.provenance["training data"] == leaks["of"]["data"] for entry in trained)
     assert all(entry.provenance["leaks"] == str(leaks["rows_with_image"][entry.task]) for entry in trained)
     assert all(

@@ -108,6 +108,16 @@ def test_a_run_is_partial_by_its_limit_or_its_data(make_entry: MakeEntry) -> Non
     assert make_entry(provenance={"rows": "partial"}).partial
 
 
+@pytest.mark.parametrize(
+    ("said", "known"), (("7063427072", 7063427072), ("-1", None), ("0", None), ("7B", None), ("9" * 400, None))
+)
+def test_a_model_has_as_many_parameters_as_its_run_recorded(
+    make_entry: MakeEntry, said: str, known: int | None
+) -> None:
+    assert make_entry(provenance={"model size": said}).parameters == known
+    assert make_entry(provenance={}).parameters is None
+
+
 def test_weights_are_those_of_model_and_adapter(make_entry: MakeEntry) -> None:
     assert make_entry(provenance={}).weights is None
     assert make_entry(provenance={"weights": "a"}).weights == "a"

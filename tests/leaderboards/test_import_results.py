@@ -43,6 +43,7 @@ LMMS_EVAL: dict[str, Any] = {
         "model": "llava",
         "model_args": 'pretrained="liuhaotian/llava-v1.5-7b",conv_template=v1',
         "limit": -1,
+        "model_num_parameters": 7063427072,
         "gen_kwargs": "",
     },
     "git_hash": "4eadb30",
@@ -109,6 +110,7 @@ def test_lmms_evals_results_become_entries(write: Callable[..., Path]) -> None:
     assert entries["mme mme_perception_score"].value == 1510.7
     judged = entries["llava_in_the_wild gpt_eval_llava_all"]
     assert judged.judge == "gpt-4-0613"
+    assert judged.parameters == 7063427072
     assert (judged.low, judged.high) == pytest.approx((60.18, 68.02))  # of the clustered error
     assert judged.version == "lmms-eval 0.7.2/task 0.0/0-shot"
     assert judged.model == "liuhaotian/llava-v1.5-7b"

@@ -154,9 +154,9 @@ def test_versions_and_judges_never_share_a_column(make_entry: MakeEntry) -> None
         make_entry(judge="exact", task="mmhal"),
     ]
     html = page(entries, title="Board")
-    head = re.search(r'<table class="scores">.*?</thead>', html, re.S)
+    head = re.search(r'<table class="scores stacked">.*?</thead>', html, re.S)
     assert head
-    assert head[0].count("<th ") == 1 + 4
+    assert head[0].count("<th ") == 1 + 4 + 1  # the model, its scores, the date
     assert {"version 1", "version 2", "judge gpt", "judge exact"} <= set(
         re.findall(r"(?:version|judge) \w+", text_of(head[0]))
     )

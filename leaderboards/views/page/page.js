@@ -84,7 +84,7 @@
   const choose = () => {
     const chosen = columns.value;
     if (chosen === "headline") delete root.dataset.columns; else root.dataset.columns = chosen;
-    for (const cell of all(".scores :is(th, td):not(.model)")) cell.hidden = /^t/.test(chosen) && !cell.classList.contains(chosen);
+    for (const cell of all(".scores :is(th, td):not(.model, .about)")) cell.hidden = /^t/.test(chosen) && !cell.classList.contains(chosen);
   };
   const chosenName = () => /^t/.test(columns.value) ? columns.selectedOptions[0].textContent : columns.value === "all" ? "all" : "";
   columns.addEventListener("change", () => { choose(); keep({ metrics: chosenName() }); });
