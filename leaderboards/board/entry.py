@@ -7,7 +7,6 @@ An `Entry` that exists is valid: its constructor checks every field, so that not
 again. Its JSON is described for other programs by `schema/run.json`, with the facts that provenance holds.
 """
 
-import json
 import re
 import sys
 from collections.abc import Mapping, Set
@@ -15,11 +14,9 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from math import isfinite
-from pathlib import Path
 from typing import Any, Final
 
 from leaderboards.board.earlier_digests import with_current_digest
-from support.errors import UnknownName
 from support.judge_names import current_judge
 
 SCHEMA_VERSION = 1
@@ -414,43 +411,3 @@ def _utc(created: str) -> datetime:
     if when.utcoffset() != timedelta(0):
         raise ValueError(f"created must be in UTC, such as 2026-01-31T12:00:00+00:00, not {created!r}")
     return when
-
-
-_FOLDER: Final = Path(__file__).with_name("schema")
-
-NAMES: Final = ("run", "sample", "published")
-
-MEASURED: Final = (
-    "weights",
-    "vlm-harness",
-    "commit",
-    "python",
-    "torch",
-    "transformers",
-    "pillow",
-    "device",
-    "seed",
-    "task",
-    "data",
-)
-"""Facts in the provenance of every number that was measured here."""
-
-IMPORTED: Final = ("imported", "source", "source digest")
-"""Facts in the provenance of every number that was computed elsewhere."""
-
-OF_GIVEN: Final = (GIVEN, "source digest", "vlm-harness", "task", PROTOCOL)
-"""Facts in the provenance of every score of answers that were given in files."""
-
-
-def schema(name: str) -> dict[str, Any]:
-    """The JSON Schema of this name (draft 2020-12); BoardError."""
-    if name not in NAMES:
-        raise UnknownName("schema", name, NAMES)
-    found: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    return found
-
-
-def lacking(entry: Entry) -> list[str]:
-    """Which facts the entry's provenance should hold and does not."""
-    facts = IMPORTED if entry.imported is not None else MEASURED if entry.given is None else OF_GIVEN
-    return [fact for fact in facts if fact not in entry.provenance]

@@ -11,7 +11,8 @@ import pytest
 
 from harness.cli.main import run
 from leaderboards.board.board import Board
-from leaderboards.board.entry import lacking, name_of_protocol
+from leaderboards.board.entry import name_of_protocol
+from leaderboards.board.schemas import lacking
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 

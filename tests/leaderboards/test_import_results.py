@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from leaderboards.board.board import Board
-from leaderboards.board.entry import Entry, lacking
+from leaderboards.board.entry import Entry
 from leaderboards.board.import_results import read_results
+from leaderboards.board.schemas import lacking
 from support.errors import BoardError
 from tests.leaderboards.makers import LM_EVAL, MakeEntry
 

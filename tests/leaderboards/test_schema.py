@@ -6,18 +6,9 @@ from typing import Any
 import pytest
 
 from leaderboards.board.board import Board
-from leaderboards.board.entry import (
-    IMPORTED,
-    MEASURED,
-    NAMES,
-    SCHEMA_VERSION,
-    Entry,
-    from_json,
-    lacking,
-    schema,
-    to_json,
-)
+from leaderboards.board.entry import SCHEMA_VERSION, Entry, from_json, to_json
 from leaderboards.board.sample import JudgeRepeat, from_parquet, to_parquet
+from leaderboards.board.schemas import IMPORTED, MEASURED, NAMES, lacking, schema
 from leaderboards.views.published import PUBLISHED
 from support.errors import UnknownName
 from tests.leaderboards.makers import MakeEntry, MakeSample
