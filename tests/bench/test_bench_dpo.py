@@ -64,6 +64,8 @@ CASES = (
     Case(name="pair", parts=True, times=3, share=0.5),
     Case(name="pair_gc", checkpointing=True, parts=True, times=3, share=0.5),
     Case(name="vocab32k", vocabulary=32768, turns=3, times=5, share=0.2),
+    Case(name="vocab152k", vocabulary=151936, turns=2, times=8, share=0.1),
+    Case(name="vocab152k_gc", vocabulary=151936, checkpointing=True, turns=2, times=8, share=0.1),
 )
 FLOOR = 1.4
 """Times the floor, at most."""
@@ -253,7 +255,7 @@ def every_layer_whole(folder: Path, case: Case, out: Path) -> Side:
     from trainers.packed import trainer as packed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed, "only_scored", lambda layer: None)
+        patch.setattr(packed, "compute_only_scored", lambda layer: None)
         made = side(packed.PackedDPOTrainer, folder, case, out)
     made.trainer.last_layer = torch.nn.Identity()
     return made

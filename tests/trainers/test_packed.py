@@ -30,7 +30,7 @@ from tests.trainers.tiny_trainers import (
     trainer,
 )
 from trainers.data.torch_dataset import Pairs
-from trainers.packed import collator
+from trainers.packed import collator, head
 from trainers.packed import trainer as packed
 from trainers.packed.attention import Group, pack
 from trainers.packed.trainer import PackedDPOTrainer
@@ -206,19 +206,15 @@ def test_an_image_goes_through_its_frozen_encoder_once_and_without_a_graph(check
 
 
 def test_only_answer_tokens_are_scored(checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trl.trainer import utils
-
     made = trainer(PackedDPOTrainer, checkpoint("llava"), preferences(), tmp_path)
     made.add_references()
-    original, scored = utils._ChunkedLogProbFunction, []
+    original, scored = head.score_tokens, list[int]()
 
-    class Counted:
-        @staticmethod
-        def apply(hidden: Any, *rest: Any) -> Any:
-            scored.append(len(hidden))
-            return original.apply(hidden, *rest)
+    def count(hidden: Any, *rest: Any) -> Any:
+        scored.append(len(hidden))
+        return original(hidden, *rest)
 
-    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", Counted)
+    monkeypatch.setattr(head, "score_tokens", count)
     loss_and_gradients(made)
     batch = made.data_collator([made.train_dataset[index] for index in range(10)])
     assert scored == [batch["packed"]["targets"].numel()]

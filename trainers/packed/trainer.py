@@ -38,6 +38,7 @@ from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs, PromptSampling
 from trainers.packed.attention import NAME, attention_argument, register
 from trainers.packed.collator import CutError, PackedCollator
+from trainers.packed.head import score_in_forward
 from trainers.packed.vision_cache import KeptFeatures, is_trained
 
 FAMILIES = (
@@ -152,6 +153,7 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
         decoder = self.backbone.get_decoder()
         self.last_layer = (decoder.layers if hasattr(decoder, "layers") else decoder.h)[-1]
         compute_only_scored(self.last_layer)
+        score_in_forward(base)
         register()
         base.set_attn_implementation({"text_config": NAME} if "text_config" in base.config.sub_configs else NAME)
         tower = self.backbone.get_encoder(modality="image")
