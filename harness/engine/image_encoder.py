@@ -21,6 +21,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers.processing_utils import ProcessorMixin
 
+from harness.engine.cpu_kernels import FastOnCPU
 from harness.engine.feature_files import Encoded, FeatureFiles, FeatureForm
 from harness.engine.stage_timer import StageTimer
 from support.errors import one_line
@@ -239,7 +240,8 @@ class ImageEncoder:
             for name, part in tensors.items()
         }
         taken = {name: part for name, part in tensors.items() if name in self.takes}
-        output = self.model.base_model.get_image_features(**taken, return_dict=True)
+        with FastOnCPU():
+            output = self.model.base_model.get_image_features(**taken, return_dict=True)
         self.form = FeatureForm(type(output), isinstance(output.pooler_output, Tensor))
         features = list(output.pooler_output)
         if len(features) % count:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer
 
+from harness.engine.cpu_kernels import FastOnCPU
 from harness.engine.families import READS_BOTH_WAYS
 
 ROOM = 64
@@ -195,8 +196,8 @@ class Runner:
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, **given: Any) -> Tensor:
         if "logits_to_keep" in self.takes:
             given["logits_to_keep"] = 1
-        output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **given
-        )
+        given |= {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+        with FastOnCPU():
+            output = self.model(**given, use_cache=True)
         logits: Tensor = output.logits[:, -1].float()
         return logits

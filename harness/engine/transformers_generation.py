@@ -8,6 +8,7 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from harness.engine.cpu_kernels import FastOnCPU
 from harness.engine.greedy_decoding import NOT_FINITE, DecodingRules, find_finite
 from harness.engine.image_encoder import image_problem
 from harness.engine.jobs import Job
@@ -107,7 +108,9 @@ class TransformersGeneration:
         }
         if self.runner.types_name is not None and ready[0].types is not None:
             inputs[self.runner.types_name] = self.runner.padded([job.types or [] for job in ready], 0)
-        yield from zip(ready, self._generate(inputs, ready), strict=True)
+        with FastOnCPU():
+            answers = self._generate(inputs, ready)
+        yield from zip(ready, answers, strict=True)
         for job in ready:
             job.encoded = []
 
