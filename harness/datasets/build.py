@@ -18,13 +18,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from support.errors import DataError, InputError, RecipeError, SettingError, UsageError
+from support.errors import DataError, InputError, RecipeError, SettingError, UsageError, did_you_mean
 from support.files import atomic_write_text
 from support.judge_names import current_judge
 from support.parsing import parse_json
 from tasks.judges.protocol import Judge
 from tasks.judges.reasons import Reason
-from trainers.config.data import POOLS, Data, PairOptions
+from trainers.config.data import POOLS, Data, PairOptions, PoolModel
 from trainers.config.recipe import find_recipe, first_problem
 from trainers.vlfeedback.build import BuiltDataset, build_dataset
 
@@ -69,10 +69,11 @@ def data_of(
     *,
     sources: Sequence[str] | None = None,
     pool: Sequence[str] | None = None,
+    thinking: Sequence[str] = (),
     given: Mapping[str, Any] | None = None,
 ) -> Data:
-    """The [data] of a recipe, or of none, with `given` in place of its values (None: as it was); UsageError or
-    RecipeError name what is wrong."""
+    """The [data] of a recipe, or of none, with `given` in place of its values (None: as it was); `thinking` has on or
+    off for all members of the pool, or MEMBER=on for one. UsageError or RecipeError name what is wrong."""
     values: dict[str, Any] = {}
     if recipe is not None:
         found = find_recipe(recipe).data
@@ -90,9 +91,28 @@ def data_of(
         values["pool"] = pool[0] if len(pool) == 1 and pool[0] in POOLS else [_parse_member(text) for text in pool]
     values |= {name: value for name, value in (given or {}).items() if value is not None}
     try:
-        return Data.model_validate(values)
+        data = Data.model_validate(values)
+        if not thinking:
+            return data
+        return Data.model_validate(values | {"pool": _switch_thinking(data.pool, thinking)})
     except ValidationError as error:
         raise RecipeError(first_problem(error, Data)) from None
+
+
+def _switch_thinking(pool: Sequence[PoolModel], given: Sequence[str]) -> list[dict[str, Any]]:
+    """The members with this switch: of all by on or off, of those of a name or a model by NAME=on."""
+    members = [member.model_dump(exclude_defaults=True) for member in pool]
+    for text in sorted(given, key=lambda text: "=" in text):  # one member's own comes last
+        name, _, value = text.rpartition("=")
+        if value not in ("on", "off"):
+            raise UsageError(f"--thinking {text!r}: must be on, off, MEMBER=on or MEMBER=off")
+        chosen = [number for number, member in enumerate(pool) if name in ("", member.name, member.model)]
+        if not chosen:
+            known = did_you_mean(name, [member.name for member in pool])
+            raise UsageError(f"--thinking {text!r}: no member {name!r} in the pool{known}")
+        for number in chosen:
+            members[number]["thinking"] = value
+    return members
 
 
 def _parse_source(text: str) -> dict[str, Any]:

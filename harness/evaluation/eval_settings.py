@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.engine.config import EngineConfig
 from harness.evaluation.protocol import OFFICIAL, Asking, as_asked, asked_by, find_protocol
@@ -186,6 +186,13 @@ def _settings_sent(judge: OpenAIJudge, otherwise: Collection[str] = ()) -> str:
 def _is_asked_so(entry: Entry, fact: str, value: str) -> bool:
     found = entry.provenance.get(fact, "")
     return found == value or (fact == "judge image" and found == NO_IMAGE)
+
+
+def with_seed(engine: EngineConfig, settings: EvalSettings, *, served: bool) -> EngineConfig:
+    """How a model is asked: behind a server with the seed of the settings, too, which is sent with each question."""
+    if not served or not settings.seed:
+        return engine
+    return replace(engine, overrides={"seed": settings.seed, **engine.overrides})
 
 
 def on_board(

@@ -14,7 +14,7 @@ from typing import Final
 
 from harness.engine.config import EngineConfig
 from harness.evaluation.entries import Evaluation
-from harness.evaluation.eval_settings import EvalSettings, check_suffixes, on_board
+from harness.evaluation.eval_settings import EvalSettings, check_suffixes, on_board, with_seed
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.protocol import as_asked
 from harness.models.adapter_host import AdapterHost
@@ -64,8 +64,7 @@ class ModelScorer:
         settings, engine, run = self.settings, engine or self.engine, self._name_run(name)
         spec = as_asked(replace(fetch(spec), fresh=self.fresh), settings.protocol)
         spec = identified(spec, self.ledger, run=run, fresh=self.fresh)
-        if settings.seed and (self.server is not None or spec.backend == "openai"):
-            engine = replace(engine, overrides={"seed": settings.seed, **engine.overrides})  # it is sent
+        engine = with_seed(engine, settings, served=self.server is not None or spec.backend == "openai")
         known = spec
         if self.server is not None:
             serving = self.server.settings
@@ -114,7 +113,8 @@ class ModelScorer:
             return False
         try:
             spec = as_asked(replace(fetch(spec), fresh=self.fresh), self.settings.protocol)
-            return on_board(self.board, spec, name, self.tasks, self.judge, self.settings, self.engine)
+            engine = with_seed(self.engine, self.settings, served=spec.backend == "openai")
+            return on_board(self.board, spec, name, self.tasks, self.judge, self.settings, engine)
         except HarnessError:
             return False
 

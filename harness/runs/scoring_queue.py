@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.engine.config import EngineConfig
-from harness.evaluation.eval_settings import EvalSettings, check_suffixes, on_board
+from harness.evaluation.eval_settings import EvalSettings, check_suffixes, on_board, with_seed
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.find_boards import known_as
 from harness.evaluation.lost import lost_in_words
@@ -97,7 +97,7 @@ class Scoring:
                     self.tasks,
                     self.judge,
                     self.settings,
-                    engine=self.engine,
+                    engine=self._asked,
                     name=name,
                     ledger=None if self.server is None else self.server.ledger,
                     load=self.host.load,
@@ -128,10 +128,14 @@ class Scoring:
             if entry.model == name and entry.headline and entry.failed + entry.unscored
         )
 
+    @property
+    def _asked(self) -> EngineConfig:
+        return with_seed(self.engine, self.settings, served=self.server is not None)
+
     def _is_on_board(self, spec: ModelSpec, name: str) -> bool:
         if self.server is not None:
             spec = replace(spec, digests=known_of(spec, self.server.settings))
-        return on_board(self.board, spec, name, self.tasks, self.judge, self.settings, self.engine)
+        return on_board(self.board, spec, name, self.tasks, self.judge, self.settings, self._asked)
 
 
 def describe_error(error: Exception, characters: int = 300) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from harness.datasets.build import data_of
 from harness.datasets.pool import PoolModels, facts_of, load_served, plan_pool, spec_of, where
 from harness.models.served_identity import end_run
 from harness.models.spec import MODELS, WEIGHTS, find
@@ -53,6 +54,21 @@ def test_the_papers_twelve_models_are_all_known_here() -> None:
 def test_an_unknown_member_is_named_with_the_nearest_known() -> None:
     with pytest.raises(InputError, match=r"did you mean 'llava-1\.5-7b'"):
         PoolModels()(PoolModel(model="llava-1.5-7"))
+
+
+def test_members_think_as_the_command_says() -> None:
+    pool = ["a@0.5=http://node7:8000/v1", "b", "b@0"]
+
+    def switches(*thinking: str) -> list[str | None]:
+        made = data_of(None, pool=pool, thinking=thinking, given={"answers": 2})
+        assert made.pool[0].url == "http://node7:8000/v1"
+        return [member.thinking for member in made.pool]
+
+    assert switches() == [None, None, None]
+    assert switches("off") == ["off", "off", "off"]
+    assert switches("a@0.5=on") == ["on", None, None]
+    assert switches("b@0=on", "b=off", "on") == ["on", "off", "off"]
+    assert len(data_of(None, pool=["paper"], thinking=["qwen-vl-chat=on"]).pool) == 12
 
 
 def test_a_url_makes_any_name_a_servers(monkeypatch: pytest.MonkeyPatch) -> None:

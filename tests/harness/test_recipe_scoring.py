@@ -1,7 +1,9 @@
 """How a run's base and checkpoints are asked: by the recipe's [scoring], and by the options in its place."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,9 +11,13 @@ import pytest
 from harness.cli import main as cli
 from harness.engine.config import EngineConfig
 from harness.evaluation.eval_settings import EvalSettings
+from harness.models.spec import find
+from harness.runs import scoring_queue
 from harness.runs.recipe_scoring import scored_by
+from harness.serving.settings import ServerSettings
 from leaderboards.board.board import Board
 from support.errors import RecipeError, SettingError
+from tasks.registry import registry
 from trainers.config.recipe import PreferenceRecipe, find_recipe, preference_recipe
 
 
@@ -93,3 +99,33 @@ def test_base_and_checkpoints_are_asked_alike_and_a_run_goes_on_with_its_own_pro
     assert cli.run([*fresh, "--thinking", "off"]) == 2
     assert "thinking = off: would not act: its chat template has no such switch" in capsys.readouterr().err
     assert not (tmp_path / "other" / "run.json").exists()
+
+
+@pytest.mark.parametrize(("served", "seed", "sent"), ((True, 7, {"seed": 7}), (True, 0, {}), (False, 7, {})))
+def test_the_seed_is_sent_to_checkpoints_that_are_served(
+    served: bool, seed: int, sent: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[EngineConfig] = []
+
+    def note(*given: Any, engine: EngineConfig, **more: Any) -> Any:
+        asked.append(engine)
+        return SimpleNamespace(entries=[], samples={})
+
+    host: Any = SimpleNamespace(
+        asked=nullcontext, reach=lambda spec, adapters: spec, settings=ServerSettings(), ledger=None
+    )
+    monkeypatch.setattr(scoring_queue, "evaluate", note)
+    monkeypatch.setattr(scoring_queue, "on_board", lambda *given: asked.append(given[-1]))
+    board: Any = SimpleNamespace(add=lambda *given: None)
+    tasks = registry().expand(["scenes_mme"])
+    settings = EvalSettings(seed=seed)
+    scoring = scoring_queue.Scoring(
+        board=board,
+        tasks=tasks,
+        judge=None,
+        state=tmp_path / "state",
+        settings=settings,
+        server=host if served else None,
+    )
+    assert scoring.score(find("scenes-base"), "base") == "scored"
+    assert [dict(engine.overrides) for engine in asked] == [sent, sent]

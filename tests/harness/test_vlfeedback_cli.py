@@ -179,6 +179,14 @@ def test_a_plan_loads_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         (["build", "--pool", "scenes", "--source", "LLaVAA"], "did you mean 'LLaVA'?"),
         (["build", "--pool", "a@x=ftp://y"], "SERVER_URL"),
         (["build", "--pool", "scenes", "--rule", "authrs"], "authrs"),
+        (
+            ["build", "--pool", "a", "--pool", "b", "--answers", "2", "--thinking", "no"],
+            "must be on, off, MEMBER=on or MEMBER=off",
+        ),
+        (
+            ["build", "--pool", "abc", "--pool", "b", "--answers", "2", "--thinking", "abd=on"],
+            "no member 'abd' in the pool; known: abc@1, b@1",
+        ),
         (["build", "--pool", "scenes", "--slurm", "partitoin=x", "--dry-run"], "did you mean 'partition'?"),
     ),
 )

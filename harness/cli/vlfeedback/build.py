@@ -35,6 +35,9 @@ class DatasetOptions:
     """Source of instructions: scenes, a declared source, a path, hub:OWNER/NAME; with =WEIGHT; repeatable."""
     pool: tuple[str, ...] = ()
     """Models that answer: scenes, paper, or MODEL[@TEMPERATURE][=SERVER_URL]; repeatable."""
+    thinking: tuple[str, ...] = ()
+    """Whether the pool's models think before they answer, where their chat template has this switch: on or off for all,
+    MEMBER=on or MEMBER=off for one; repeatable."""
     limit: int | None = None
     """Number of instructions."""
     answers: int | None = None
@@ -54,7 +57,9 @@ class DatasetOptions:
         """The data to build."""
         values: dict[str, Any] = {"instructions": self.limit, "judge": judge}
         values |= {name: getattr(self, name) for name in ("answers", "rule", "mode", "order")}
-        return data_of(self.recipe, sources=self.source or None, pool=self.pool or None, given=values)
+        return data_of(
+            self.recipe, sources=self.source or None, pool=self.pool or None, thinking=self.thinking, given=values
+        )
 
 
 DATASET = OptionGroup(kind=DatasetOptions, panel="Data", environment=False)
