@@ -9,7 +9,9 @@ left alone is said. Nothing outside the folder is read, whatever a README says.
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
@@ -33,6 +35,9 @@ _CACHED: Final = "cache-"
 _LANGUAGE: Final = 2
 """Letters of a language's code."""
 MAX_README: Final = 16 << 20
+MAX_PATTERNS: Final = 256
+"""Patterns that one with braces may stand for."""
+_BRACES: Final = re.compile(r"\{([^{}]*)\}")
 
 Wanted = Callable[[Collection[str]], bool]
 """Whether a table with these columns is meant."""
@@ -114,28 +119,35 @@ def choose_tables(
     splits: Sequence[str],
     wanted: Wanted,
     kinds: Sequence[str] = TABLES,
+    below: Sequence[Path] | None = None,
 ) -> list[list[Path]]:
     """The files of the task's table in a folder, those of one split in one list; an empty list where it has no table.
 
     Only files of these `kinds` are looked into: COCO's annotations are .json, too, and each is one large object. Where
-    there is no table, zips that hold one are taken.
+    there is no table, zips that hold one are taken. `below` are all tables in the folder, where they are known.
 
     Of files that don't have the `wanted` columns all are returned: whoever reads them says what is missing. DataError
     where the folder has only several other splits than those of the task.
     """
-    found = tables_below(folder) or [path for path in files_below(folder, [ARCHIVE]) if _may_hold(path, wanted)]
+    found = (
+        below or tables_below(folder) or [path for path in files_below(folder, [ARCHIVE]) if _may_hold(path, wanted)]
+    )
     own, listed = _listed_by_readme(folder, config, splits)
     chosen = [path for path in found if path in listed]
     if not chosen:
         own_files = [path for path in found if path in own] or _of_config(folder, found, config)
         chosen = _of_split(folder, own_files, splits)
     chosen = _of_kind(chosen, wanted, (*kinds, ARCHIVE))
-    if left := [path for path in found if path not in chosen]:
-        log.info("%s: read: %s; left alone: %s", folder, _list_names(folder, chosen), _list_names(folder, left))
     by_split: dict[str | None, list[Path]] = {}
     for path in chosen:
         by_split.setdefault(split_of(_parts(folder, path), splits), []).append(path)
     return list(by_split.values())
+
+
+def tell_choice(folder: Path, chosen: Sequence[Path], below: Sequence[Path]) -> None:
+    """A log line about which of a folder's tables are read, where others are left alone."""
+    if left := [path for path in below if path not in chosen]:
+        log.info("%s: read: %s; left alone: %s", folder, _list_names(folder, chosen), _list_names(folder, left))
 
 
 # By README.md.
@@ -188,14 +200,23 @@ def _choose_entry(configs: Sequence[dict[str, Any]], config: str | None) -> dict
 def _glob_inside(folder: Path, base: str, pattern: object) -> Iterable[Path]:
     """The files that a pattern names below the folder; none for one that leads anywhere else."""
     if not isinstance(pattern, str) or "://" in pattern + base:
-        return ()
-    path = PurePosixPath(base) / pattern
-    if path.is_absolute() or ".." in path.parts:
-        return ()
-    try:
-        return [file for file in folder.glob(str(path)) if file.is_file()]
-    except (ValueError, NotImplementedError, OSError, RecursionError):
-        return ()
+        return
+    for one in islice(_expand_braces(pattern), MAX_PATTERNS):
+        path = PurePosixPath(base) / one
+        if path.is_absolute() or ".." in path.parts:
+            continue
+        with suppress(ValueError, NotImplementedError, OSError, RecursionError):
+            yield from (file for file in folder.glob(str(path)) if file.is_file())
+
+
+def _expand_braces(pattern: str) -> Iterator[str]:
+    """`a-{b,c}` as `a-b` and `a-c`: a pattern for each of the words between braces."""
+    found = _BRACES.search(pattern)
+    if found is None:
+        yield pattern
+        return
+    for word in found[1].split(","):
+        yield from _expand_braces(pattern[: found.start()] + word + pattern[found.end() :])
 
 
 # By names.
@@ -213,17 +234,17 @@ def _of_config(folder: Path, files: Sequence[Path], config: str | None) -> list[
     return own or list(files)
 
 
-def warn_of_language(path: Path, files: Sequence[Path], config: str | None) -> None:
-    """Tell by a log line where the names of files, below `path`, say another language than a configuration's: a
-    benchmark's translations have as many rows as it."""
-    if config is None or len(config) != _LANGUAGE:
-        return
-    for file in files:
+def other_language(path: Path, files: Sequence[Path], config: str | None) -> str:
+    """The language that the names of files, below `path`, say where it is not a configuration's; "" else. A benchmark's
+    translations have as many rows as it: a log line tells of it."""
+    for file in files if config is not None and len(config) == _LANGUAGE else ():
         parts = _parts(path, file) if path.is_dir() else (path.name,)
         words = [word for part in (*parts[:-1], parts[-1].partition(".")[0]) for word in _words(part)]
         others = [word for word in words if len(word) == _LANGUAGE and word.isalpha()]
-        if others and config.lower() not in words:
+        if others and config and config.lower() not in words:
             log.warning("%s: is %s by its name, the benchmark is %s; it is read", file, others[0], config)
+            return others[0]
+    return ""
 
 
 def _of_split(folder: Path, files: Sequence[Path], splits: Sequence[str]) -> list[Path]:
@@ -231,13 +252,31 @@ def _of_split(folder: Path, files: Sequence[Path], splits: Sequence[str]) -> lis
     told = {path: split_of(_parts(folder, path), splits) for path in files}
     if own := _matching({path: split for path, split in told.items() if split is not None}, splits):
         return own
-    others = sorted({split for split in told.values() if split in _NAMES_OF_SPLITS})
-    if others and all(split in others for split in told.values()):
-        told_and_due = f"{folder}: has the split {', '.join(others)}, the benchmark is {' and '.join(splits)}"
-        if len(others) > 1:
-            raise DataError(f"{told_and_due}; name the file itself to read it")
-        log.warning("%s by the names of its files; it is read", told_and_due)
+    others = _usual_splits(told.values())
+    if len(others) > 1:
+        raise DataError(f"{_told_and_due(folder, others, splits)}; name the file itself to read it")
     return list(files)
+
+
+def other_split(folder: Path, files: Sequence[Path], splits: Sequence[str]) -> str:
+    """The one split that the names of all files in a folder say where it is none of these; "" else. A log line tells of
+    it."""
+    told = {path: split_of(_parts(folder, path), splits) for path in files}
+    others = _usual_splits(told.values())
+    if not others or _matching({path: split for path, split in told.items() if split is not None}, splits):
+        return ""
+    log.warning("%s by the names of its files; it is read", _told_and_due(folder, others, splits))
+    return ", ".join(others)
+
+
+def _usual_splits(told: Collection[str | None]) -> list[str]:
+    """The splits that all of several names say; none where one of them says no usual split."""
+    others = sorted({split for split in told if split in _NAMES_OF_SPLITS})
+    return others if all(split in others for split in told) else []
+
+
+def _told_and_due(folder: Path, others: Sequence[str], splits: Sequence[str]) -> str:
+    return f"{folder}: has the split {', '.join(others)}, the benchmark is {' and '.join(splits)}"
 
 
 def split_of(parts: Sequence[str], splits: Sequence[str]) -> str | None:

@@ -42,15 +42,17 @@ from tasks.data_files import (
     choose_tables,
     find_dataset,
     kind_of,
+    other_language,
+    other_split,
     tables_below,
+    tell_choice,
     unread_below,
-    warn_of_language,
 )
 from tasks.data_folder import sources_of, stored
-from tasks.hub_data import fetch_folder, fetch_tables
+from tasks.hub_data import fetch_folder, fetch_tables, note_other_data
 from tasks.table_pictures import FILE_COLUMNS, IMAGE, image_column, keys_of_rows, with_picture_keys
 from tasks.vlmevalkit import TABLES as TABLES_OF_KIT
-from tasks.vlmevalkit import Table
+from tasks.vlmevalkit import Table, check_versions, choose_file, other_version
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -211,6 +213,7 @@ def _read_hub(source: DocumentSource) -> "Dataset":
     from datasets import concatenate_datasets
 
     ids = (source.data, *([source.moved_to] if source.moved_to else []))
+    note_other_data(source.task, "")
     if source.rows_from is not None:
         folder = fetch_folder(task=source.task, ids=ids, revision=source.revision)
         try:
@@ -260,7 +263,7 @@ def _read_files(source: DocumentSource, path: Path, find: Find) -> "Dataset":
     tables = _choose_tables(source, path) if path.is_dir() else [[path]]
     files = [file for part in tables for file in part]
     kinds = {kind_of(file) for file in files}
-    warn_of_language(path, files, source.config)
+    _tell_differences(source, path, files)
     if len(files) == 1 and (kit := _kit_table(source, files[0])) is not None:
         rows = list(islice(read(files[0], strict=True), MAX_ROWS + 1))
         _check_number(source, len(rows))
@@ -292,20 +295,35 @@ def _check_copies(found: "Dataset", files: Sequence[Path]) -> None:
 
 def _choose_tables(source: DocumentSource, folder: Path) -> list[list[Path]]:
     """The hub's table in a folder, else VLMEvalKit's of this task among its others, else whatever may be one."""
-    kit, below = TABLES_OF_KIT.get(source.task), tables_below(folder)
-    named = [] if _has_own_files(source, below) else [file for file in below if kit and file.name in kit.files]
+    below = tables_below(folder)
+    named = None if _has_own_files(source, below) else choose_file(source.task, below)
     may_be_own = source.rows_from is not None or _may_have_own_layout(source, below)
     kinds = [kind for kind in TABLES if not (may_be_own and kind == ".json")]
     wanted = partial(_has_columns, source)
     try:
-        found = choose_tables(folder, config=source.config, splits=source.splits, wanted=wanted, kinds=kinds)
+        found = choose_tables(
+            folder, config=source.config, splits=source.splits, wanted=wanted, kinds=kinds, below=below
+        )
     except DataError:
-        if len(named) != 1:
+        if named is None:
             raise
-        return [named]
-    others = [file for part in found for file in part if kind_of(file) in kinds and file not in named]
+        found = [[named]]
+    others = [file for part in found for file in part if kind_of(file) in kinds and file != named]
     is_hubs = any(file.suffix.lower() != ".tsv" and _file_has_columns(source, file) for file in others)
-    return [named] if len(named) == 1 and not is_hubs else found
+    found = [[named]] if named is not None and not is_hubs else found
+    chosen = [file for part in found for file in part]
+    check_versions(source.task, chosen)
+    tell_choice(folder, chosen, below)
+    return found
+
+
+def _tell_differences(source: DocumentSource, path: Path, files: Sequence[Path]) -> None:
+    """Log lines, and a note for entries, about files that are of another language, split or version by their names."""
+    language = other_language(path, files, source.config)
+    split = other_split(path, files, source.splits) if path.is_dir() else ""
+    version = "" if language or split else other_version(source.task, files)
+    told = {"language": language, "split": split, "table": version}
+    note_other_data(source.task, ", ".join(f"{what} {said}" for what, said in told.items() if said))
 
 
 def _kit_table(source: DocumentSource, file: Path) -> Table | None:

@@ -45,6 +45,20 @@ def loaded(task: str) -> HubData | None:
     return _LOADED.get(task)
 
 
+_OTHER: dict[str, str] = {}
+
+
+def note_other_data(task: str, said: str) -> None:
+    """Keep in which way the data that are read now are other data than the benchmark's, by the names of their files; ""
+    where they are not."""
+    _OTHER[task] = said
+
+
+def other_data(task: str) -> str:
+    """In which way the data that this process has read for a task are other data than the benchmark's; "" for none."""
+    return _OTHER.get(task, "")
+
+
 def is_pinned(revision: str) -> bool:
     """Whether a revision is a commit, and not a branch that moves."""
     return _COMMIT.fullmatch(revision) is not None

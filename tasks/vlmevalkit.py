@@ -11,9 +11,11 @@ import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from filecmp import cmp
 from pathlib import Path
 from typing import Any, Final
 
+from support.errors import DataError
 from support.records import Record, read_json
 from tasks.columns import LETTERS, is_nothing
 
@@ -32,10 +34,45 @@ class Table:
     """What tells it from a table in the hub's columns."""
     rows: _Convert
     """From its rows, and the path of the table, to those of the task."""
+    of: str = ""
+    """The task of which the kit has the questions, where that is another one."""
 
     def holds(self, names: Collection[str]) -> bool:
         """Whether a table with these columns is the kit's."""
         return self.columns <= set(names)
+
+
+def choose_file(task: str, files: Sequence[Path]) -> Path | None:
+    """The kit's table of a task among files: the first of those that it may be called; None without one. DataError for
+    several of one name that differ."""
+    kit = TABLES.get(task)
+    named = next((found for name in (kit.files if kit else ()) if (found := [f for f in files if f.name == name])), [])
+    if not all(cmp(named[0], other, shallow=False) for other in named[1:]):
+        raise DataError(f"{', '.join(map(str, named))}: differ; name one of them")
+    return named[0] if named else None
+
+
+def check_versions(task: str, files: Sequence[Path]) -> None:
+    """DataError for several tables with tabs that are no shards of one: versions of the kit's."""
+    names = {re.sub(r"\d+", "0", file.name) for file in files if file.suffix.lower() == ".tsv"}
+    if task in TABLES and len(names) > 1:
+        raise DataError(f"{', '.join(file.name for file in files[:4])}: tables of several versions; name one of them")
+
+
+def other_version(task: str, files: Sequence[Path]) -> str:
+    """What is read where that is another of the kit's tables than the task's, by its name, or another task's questions;
+    "" else. A log line tells of it."""
+    kit = TABLES.get(task)
+    if kit and kit.of and [file.name for file in files] == list(kit.files):
+        log.warning("%s: %s: VLMEvalKit has the questions of %s, not of %s", task, files[0], kit.of, task)
+        return f"of {kit.of}"
+    known = [Path(name).stem.lower() for name in kit.files] if kit else []
+    for file in files if known else ():
+        stem = file.stem.lower()
+        if file.suffix.lower() == ".tsv" and stem not in known and any(stem.startswith(f"{one}_") for one in known):
+            log.warning("%s: is not %s by its name, the benchmark's table; it is read", file, TABLES[task].files[0])
+            return file.stem
+    return ""
 
 
 def _rename(names: Mapping[str, str]) -> _Convert:
@@ -60,11 +97,6 @@ def _pope(rows: Sequence[Record], path: Path) -> list[Record]:
         for row in rows
         for category in str(row.get("category") or "").split(",")
     ]
-
-
-def _pope_of_today(rows: Sequence[Record], path: Path) -> list[Record]:
-    log.warning("pope: %s: VLMEvalKit has the questions of pope_llava (8,910), not of pope", path)
-    return _pope(rows, path)
 
 
 _DIMENSIONS: Final = {
@@ -143,7 +175,7 @@ _HALLUSION: Final = Table(files=("HallusionBench.tsv",), columns=_OWN, rows=_hal
 
 TABLES: Final[Mapping[str, Table]] = {
     "mme": Table(files=("MME.tsv",), columns=_OWN | {"category"}, rows=_mme),
-    "pope": Table(files=("POPE.tsv",), columns=_OWN | {"category"}, rows=_pope_of_today),
+    "pope": Table(files=("POPE.tsv",), columns=_OWN | {"category"}, rows=_pope, of="pope_llava"),
     "pope_llava": Table(files=("POPE.tsv",), columns=_OWN | {"category"}, rows=_pope),
     "amber": Table(files=("AMBER.tsv",), columns=_OWN | {"category"}, rows=_amber),
     "hallusionbench": _HALLUSION,

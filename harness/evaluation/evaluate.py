@@ -27,9 +27,10 @@ from harness.models.configuration import identity_of
 from harness.models.provenance import environment, training_of
 from harness.models.served_identity import identified
 from harness.models.spec import ModelSpec
-from leaderboards.board.entry import Entry
+from leaderboards.board.entry import OTHER_DATA, Entry
 from leaderboards.board.sample import Sample
 from tasks.data_folder import stored
+from tasks.hub_data import other_data
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
 from tasks.judges.reasons import grouped
@@ -152,5 +153,6 @@ def _facts_of_task(spec: ModelSpec, task: TaskSpec, judge: Judge | None, setting
     """Provenance: one task, its judge, and the model's training on the task's images."""
     facts = settings.facts_of_task(task) | judge_facts(task, judge) | training_of(spec, task.name)
     facts |= settings.calibration if task.judged else {}
+    facts |= {OTHER_DATA: said} if (said := other_data(task.name)) else {}
     read_elsewhere = task.name in settings.data or stored(task.name)
     return facts if read_elsewhere else facts | facts_of_data(task)

@@ -84,6 +84,8 @@ SEEDS: Final = "seeds"
 SEED_RUNS: Final = "seed runs"
 """In provenance of such a row: the runs whose scores it is the mean of, and whose logs hold its answers."""
 
+OTHER_DATA: Final = "other data"
+"""In provenance: another language, split or version than the benchmark's that the data are of."""
 GIVEN: Final = "answers from"
 """In provenance of scores of answers that were given: the names of their files."""
 

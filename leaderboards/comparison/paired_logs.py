@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from leaderboards.board.entry import BARE, PROTOCOL, SEED_RUNS, Entry, digest_of_protocol
+from leaderboards.board.entry import BARE, OTHER_DATA, PROTOCOL, SEED_RUNS, Entry, digest_of_protocol
 from leaderboards.board.sample import Sample, repeats_of
 from leaderboards.comparison.guards import Guard
 from leaderboards.statistics.matches import Matched, MatchedGuard
@@ -30,7 +30,7 @@ there."""
 Metrics = Callable[[str, str], CountsMetric | None]
 """Task and metric name -> the metric; None if it is not known."""
 
-SETUP: Final = ("task", "prompts", PROTOCOL, "prompt suffix", "split", "judge served", "judge image")
+SETUP: Final = (*("task", "prompts", PROTOCOL, "prompt suffix", "split", OTHER_DATA), "judge served", "judge image")
 """What provenance says of how the questions were asked and rated: two scores are of one benchmark where all of it is
 the same."""
 

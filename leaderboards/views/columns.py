@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from leaderboards.board.entry import EMPTY_ANSWERS, SEEDS, Entry, Key, is_neutral
+from leaderboards.board.entry import EMPTY_ANSWERS, OTHER_DATA, SEEDS, Entry, Key, is_neutral
 from leaderboards.statistics.prediction_powered import Corrected
 from leaderboards.statistics.ranks import Rank
 from leaderboards.statistics.verdict import Outcome, PairedTest
@@ -181,6 +181,7 @@ def remarks(entry: Entry) -> list[str]:
         (bool(entry.empty or entry.guards), f"{entry.empty} empty"),
         (entry.limit is not None, f"limit {entry.limit}"),
         (entry.limit is None and entry.partial, "partial data"),
+        (OTHER_DATA in entry.provenance, f"{OTHER_DATA}: {entry.provenance.get(OTHER_DATA)}"),
         (entry.imported is not None, f"by {entry.imported}"),
         (entry.given is not None, "answers from a file"),
         (leaked != "0", f"{leaked} leaked"),

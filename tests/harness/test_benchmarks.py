@@ -16,6 +16,8 @@ from harness.evaluation.entries import Evaluation
 from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.evaluate import evaluate
 from harness.models.spec import ModelSpec, find
+from leaderboards.comparison.paired_logs import protocol_differences
+from leaderboards.views.columns import remarks
 from tasks.answer import FailedAnswer
 from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge
 from tasks.registry import registry
@@ -234,6 +236,20 @@ def test_a_benchmark_runs_end_to_end(name: str, tmp_path: Path, answering: Calla
     assert bool(judge.asked) == spec.judged
     assert len({sample.id for sample in evaluation.samples}) == len(seen)
     assert all(sample.image for sample in evaluation.samples)
+
+
+def test_entries_say_which_other_data_their_scores_are_of(tmp_path: Path, answering: Callable[..., Any]) -> None:
+    lm, spec = answering(lambda prompt, pictures: "A"), ModelSpec(name="echo", pretrained="nowhere")
+    table, found = write_parquet(tmp_path, TABLES["mmbench"]) / "test-00000-of-00001.parquet", []
+    for name in ("mmbench_dev_en.parquet", "mmbench_dev_cn.parquet"):
+        table = table.rename(tmp_path / name)
+        settings = EvalSettings(data={"mmbench": str(table)}, partial_data=True)
+        entries = evaluate(spec, [registry().task("mmbench")], None, settings, load=lambda *_, **__: lm).entries
+        found.append(entries[0])
+    english, chinese = found
+    assert "other data" not in english.provenance
+    assert "other data: language cn" in remarks(chinese)
+    assert protocol_differences(english, chinese) == ["other data was 'none', is 'language cn'"]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -111,8 +111,31 @@ def test_a_card_may_name_a_configurations_files_without_their_splits(entry: Row,
     assert questions("mmvet", tmp_path) == ["right"]
 
 
+@pytest.mark.parametrize("path", ("questions/{train,test}-*", ["questions/{a,test}{-0*,}", "x/*"], "{questions,a}/*"))
+@pytest.mark.parametrize("in_list", (False, True))
+def test_a_cards_patterns_may_have_braces(path: Any, in_list: bool, tmp_path: Path) -> None:
+    write(tmp_path, shards({"questions/test": "right", "data/test": "no"}, "mmvet"))
+    files = [{"split": "test", "path": path}] if in_list else {"test": path}
+    config = {"config_name": "default", "data_files": files}
+    (tmp_path / "README.md").write_text(f"---\n{json.dumps({'configs': [config]})}\n---\n")
+    assert questions("mmvet", tmp_path) == ["right"]
+
+
 @pytest.mark.parametrize(
-    "path", ("../outside/test-*", "/etc/*", "https://example.org/test-*", "[", "**/../../*", None, 7, "nothing-*")
+    "path",
+    (
+        "{../outside,x}/test-*",
+        "{a,b}" * 40,
+        "{a,{b,c}",
+        "../outside/test-*",
+        "/etc/*",
+        "https://example.org/test-*",
+        "[",
+        "**/../../*",
+        None,
+        7,
+        "nothing-*",
+    ),
 )
 def test_a_card_leads_nowhere_else(path: object, tmp_path: Path) -> None:
     write(tmp_path / "outside", shards({"test": "stolen"}, "mmvet"))

@@ -5,8 +5,10 @@ import csv
 import importlib
 import io
 import json
+import logging
 import random
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from PIL import Image
 from support.errors import BenchmarkDataError
 from support.images import is_read
 from tasks.documents import load
+from tasks.hub_data import other_data
 from tasks.registry import registry
 from tasks.vlmevalkit import DETAILS, TABLES
 from tests.tasks.table_rows import ROWS, Row, load_metadata
@@ -147,6 +150,69 @@ def test_the_kits_table_is_found_among_its_others(task: str, tmp_path: Path) -> 
     assert documents(task, tmp_path) == file
 
 
+def write_versions(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_tsv(folder / name, [{**row, "question": name} for row in both("mmbench")[1]])
+
+
+@pytest.mark.parametrize(
+    "others",
+    (
+        ("MMBench_DEV_EN_V11.tsv", "MMBench_DEV_CN.tsv", "MMBench_TEST_EN.tsv"),
+        ("MMBench.tsv", "mmbench_dev_en_20231003.tsv", "mmbench_dev_20230712.tsv"),
+    ),
+)
+def test_one_of_several_versions_is_read_and_told(
+    others: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_versions(tmp_path, "MMBench_DEV_EN.tsv", *others)
+    with caplog.at_level(logging.INFO):
+        assert {doc["question"] for doc in documents("mmbench", tmp_path)} == {"MMBench_DEV_EN.tsv"}
+    assert f"read: MMBench_DEV_EN.tsv; left alone: {', '.join(sorted(others))}" in caplog.text
+    assert other_data("mmbench") == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    (
+        (("MMBench_DEV_CN.tsv", "MMBench_DEV_CN_V11.tsv"), "tables of several versions; name one of them"),
+        (("a/MMBench_DEV_EN.tsv", "b/MMBench_DEV_EN.tsv"), r"b/MMBench_DEV_EN\.tsv: differ; name one of them"),
+    ),
+)
+def test_versions_that_nothing_tells_apart_are_refused(names: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    write_versions(tmp_path, *names)
+    if names[0].startswith("a/"):
+        write_tsv(tmp_path / names[1], both("mmbench")[1])
+    with pytest.raises(BenchmarkDataError, match=told):
+        documents("mmbench", tmp_path)
+
+
+def test_a_table_that_is_there_twice_is_read_once(tmp_path: Path) -> None:
+    write_versions(tmp_path, "MMBench_DEV_EN.tsv")
+    (tmp_path / "again").mkdir()
+    shutil.copy(tmp_path / "MMBench_DEV_EN.tsv", tmp_path / "again")
+    assert documents("mmbench", tmp_path) == documents("mmbench", tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    {
+        "MMBench_DEV_EN_V11.tsv": "table MMBench_DEV_EN_V11",
+        "MMBench_DEV_CN_V11.tsv": "language cn",
+        "MMBench_TEST_EN.tsv": "split test",
+        "mmbench_dev_en.tsv": "",
+        "mine.tsv": "",
+    }.items(),
+)
+def test_other_data_than_the_benchmarks_are_noted(name: str, said: str, tmp_path: Path) -> None:
+    write_versions(tmp_path, name)
+    documents("mmbench", tmp_path)
+    assert other_data("mmbench") == said
+    documents("mmbench", tmp_path / name)  # a file that is named itself may be of any split
+    assert other_data("mmbench") == said.replace("split test", "table MMBench_TEST_EN")
+
+
 def test_the_hubs_own_table_comes_first(tmp_path: Path) -> None:
     write_tsv(tmp_path / "MMVet.tsv", both("mmvet")[1])
     (tmp_path / "mine.jsonl").write_text(json.dumps({**ROWS["mmvet"], "image": picture(9)}))
@@ -156,7 +222,8 @@ def test_the_hubs_own_table_comes_first(tmp_path: Path) -> None:
 def test_a_version_of_pope_is_told_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = write_tsv(tmp_path / "POPE.tsv", both("pope")[1])
     documents("pope", table)
-    assert "VLMEvalKit has the questions of pope_llava (8,910), not of pope" in caplog.text
+    assert other_data("pope") == "table of pope_llava"
+    assert "VLMEvalKit has the questions of pope_llava, not of pope" in caplog.text
     with pytest.raises(BenchmarkDataError, match="rows, the benchmark 9000"):
         documents("pope", table, partial_data=False)
 
