@@ -1,7 +1,7 @@
 """`harness leaderboard`: a board in print, as a page, or as files for others; without a model and without torch."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXPORTED: Final = RUNS / "exported"
+
+ONE_SEED: Final = "no two checkpoints on the boards differ by their seed alone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +78,6 @@ class LeaderboardOptions:
             (not to_hub and bool(self.hub_task), "--hub-task is for --output hub only"),
             (files and self.base is not None, "--base is not for --output, whose files hold scores alone"),
             (files and self.group_seeds, "--group-seeds is not for --output, whose files hold single models' scores"),
-            (
-                self.group_seeds and self.human_labels is not None,
-                "--human-labels is not for --group-seeds: it corrects single models' scores",
-            ),
             (files and self.ranks, "--ranks is not for --output, whose files hold scores alone"),
             (files and self.published, "--published is not for --output, whose files hold own scores alone"),
             (
@@ -88,8 +86,14 @@ class LeaderboardOptions:
             ),
             (self.html is None and not self.pictures, "--no-pictures is for --html only"),
         )
+        self.check_content()
         check_target("--html", self.html)
         check_target("--out", self.out or EXPORTED, folder=True)
+
+    def check_content(self) -> None:
+        """UsageError for rows and scores that exclude each other, whatever the form."""
+        both = self.group_seeds and self.human_labels is not None
+        refuse((both, "--human-labels is not for --group-seeds: it corrects single models' scores"))
 
 
 SHOWN = OptionGroup(kind=LeaderboardOptions, names={"as_json": "json"}, environment=False)
@@ -112,31 +116,33 @@ def leaderboard_command(folders: Folders = None, *, shown: LeaderboardOptions) -
     if not entries:
         raise UsageError(_explain_empty(boards, places))
     if shown.group_seeds:
-        entries = _group_seeds(boards, entries)
+        if (grouped := _group_seeds(boards, entries)) is None:
+            raise UsageError(f"--group-seeds: {ONE_SEED}")
+        entries = grouped
     if shown.output is not None:
         return _export([entry for entry in entries if entry.headline or not shown.headline], shown)
     reports = references() if shown.published else []
     if shown.published and not rows(entries, reports, only_headline=shown.headline):
         log.info("nothing is known here to be published of what was measured on this board")
-    corrected = _correct(shown.human_labels, boards, entries, only_headline=shown.headline)
     if shown.html is not None:
-        text = _make_page(places, boards, entries, shown, reports=reports, corrected=corrected)
+        text = _make_page(places, boards, entries, shown)
         write_page(shown.html, text)
         log.info(f"page: {shown.html} ({len(text) / 1e6:.1f} MB)")
     else:
+        corrected = _correct(shown.human_labels, boards, entries, only_headline=shown.headline)
         _show(boards, entries, reports, corrected, shown)
     return OK
 
 
-def _group_seeds(boards: "Sequence[Board]", entries: "Sequence[Entry]") -> "list[Entry]":
-    """With rows in place of seeds; UsageError where no recipe was trained with several."""
+def _group_seeds(boards: "Sequence[Board]", entries: "Sequence[Entry]") -> "list[Entry] | None":
+    """With rows in place of seeds; None where no recipe was trained with several."""
     from harness.evaluation.find_boards import loader_of, metric_of
     from leaderboards.comparison.seed_rows import groups_by_recipe, with_groups
     from support.markdown import line
 
     groups = groups_by_recipe(entries)
     if not groups:
-        raise UsageError("--group-seeds: no two checkpoints on the boards differ by their seed alone")
+        return None
     notes: list[str] = []
     found = with_groups(entries, groups, samples=loader_of(boards), metrics=metric_of, notes=notes)
     for note in dict.fromkeys(notes):
@@ -210,7 +216,13 @@ def live_page_of(places: Sequence[Path], shown: LeaderboardOptions, state: str) 
 
     boards = list({board.folder: board for place in places for board in boards_in(place)}.values())
     entries = entries_of_boards(boards, shown.partial, shown.replaced)
-    return _make_page(places, boards, entries, shown if entries else replace(shown, base=None), live=state)
+    if not entries:
+        return _make_page(places, boards, entries, replace(shown, base=None, human_labels=None), live=state)
+    if shown.group_seeds and (grouped := _group_seeds(boards, entries)) is not None:
+        entries = grouped
+    elif shown.group_seeds:
+        log.info(f"--group-seeds: {ONE_SEED} yet")
+    return _make_page(places, boards, entries, shown, live=state)
 
 
 def _make_page(
@@ -219,16 +231,15 @@ def _make_page(
     entries: "Sequence[Entry]",
     shown: LeaderboardOptions,
     *,
-    reports: "Sequence[Reference]" = (),
-    corrected: "Mapping[Key, Corrected] | None" = None,
     live: str = "",
 ) -> str:
     from harness.evaluation.board_page import board_page
-    from harness.evaluation.find_boards import loader_of
+    from harness.evaluation.find_boards import loader_of, references
     from leaderboards.board.entry import SEEDS
     from leaderboards.views.html_page import PageExtras
 
     entries = [entry for entry in entries if entry.headline or not shown.headline]
+    corrected = _correct(shown.human_labels, boards, entries, only_headline=shown.headline)
     of_seeds, load = {entry.run for entry in entries if SEEDS in entry.provenance}, loader_of(boards)
     return board_page(
         boards,
@@ -236,11 +247,9 @@ def _make_page(
         title=f"Leaderboard: {', '.join(dict.fromkeys(map(str, places)))}",
         base=shown.base,
         samples=lambda run: [] if run in of_seeds else load(run),  # the answers of a row's seeds are not its own
-        comparison=replace(
-            _compare(boards, entries, shown.base, only_headline=shown.headline), corrected=corrected or {}
-        ),
+        comparison=replace(_compare(boards, entries, shown.base, only_headline=shown.headline), corrected=corrected),
         pictures=shown.pictures,
-        extras=PageExtras(references=reports, live=live),
+        extras=PageExtras(references=references() if shown.published else (), live=live),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a command says at its end: where its results are, and the two commands that come next."""
+"""What a command says at its end: where its results are, and the commands that come next."""
 
 import logging
 import shlex
@@ -51,13 +51,13 @@ def after_score(board: "Board", entries: "Sequence[Entry]") -> None:
 
 
 def after_run(folder: Path, base: str | None, best: str | None, results: object, *, partial: bool = False) -> None:
-    """After `train-then-eval` or `watch`: the page, and what changed from the base to the best checkpoint; of runs with
-    a limit or on partial data, if these are what there is."""
+    """After `train-then-eval` or `watch`: what changed from the base to the best checkpoint, and the page, as a file
+    and in the browser; of runs with a limit or on partial data, if these are what there is."""
     out = folder.as_posix()
     more = ["--partial"] if partial else []
     named = [*(["--base", base] if base is not None else []), *more]
     changed = [["compare", base, best, "--board", out, *more]] if base is not None and best is not None else []
-    tell_next(results, *changed, _page(out, *named), *([] if changed else [["leaderboard", out, *named]]))
+    tell_next(results, *changed or [["leaderboard", out, *named]], _page(out, *named), ["view", out, *named])
 
 
 def after_training(folder: Path, base: str | None, checkpoints: Sequence[Path], tasks: Iterable[str]) -> None:

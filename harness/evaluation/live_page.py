@@ -12,7 +12,7 @@ by rebinding a name to this address, is refused.
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,7 +47,8 @@ class LivePage:
     """The server of one page."""
 
     def __init__(self, make: Callable[[str], str], *, places: Iterable[Path], port: int = 0) -> None:
-        """`make` gives the page of the boards below `places` as they are now; what is given to it names that state.
+        """`make` gives the page of the boards below `places` (of which some may be single files that it reads) as they
+        are now; what is given to it names that state.
         Port 0 is any free one. UsageError for a port that can't be had; whatever `make` raises."""
         self._make, self._places = make, list(places)
         self._lock = Lock()
@@ -80,15 +81,21 @@ class LivePage:
         self._server.shutdown()
 
     def state(self) -> str:
-        """A digest of which files the boards have, their sizes and dates."""
+        """A digest of which files the boards have, their sizes and dates; and of files that are watched beside them."""
         found = []
-        for board in (board for place in self._places for board in boards_in(place)):
-            with suppress(FileNotFoundError):  # a folder that is taken away meanwhile
-                for path in sorted(board.folder.iterdir()):
-                    with suppress(FileNotFoundError):
-                        about = path.stat()
-                        found.append((str(path), about.st_size, about.st_mtime_ns))
+        for path in self._find_files():
+            with suppress(FileNotFoundError):
+                about = path.stat()
+                found.append((str(path), about.st_size, about.st_mtime_ns))
         return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+
+    def _find_files(self) -> Iterator[Path]:
+        for place in self._places:
+            if place.is_file():
+                yield place
+            for board in boards_in(place):
+                with suppress(FileNotFoundError):  # a folder that is taken away meanwhile
+                    yield from sorted(board.folder.iterdir())
 
     def current(self) -> _Made:
         """The page of the boards as they are; the last one where they can't be read, which is told once."""

@@ -33,7 +33,15 @@ def judged_as(model: str, number: int) -> int:
     return max(0, min(6, truth_of(model, number) + (model == "kind") + rng.choice((0, 0, 0, 0, 1, -1))))
 
 
-def put(board: Board, model: str, task: str = "mmhal", *, images: int = IMAGES, answer: str = "answer") -> None:
+def put(
+    board: Board,
+    model: str,
+    task: str = "mmhal",
+    *,
+    images: int = IMAGES,
+    answer: str = "answer",
+    facts: Mapping[str, str] | None = None,
+) -> None:
     """A run of MMHal's questions, or of another task's, judged."""
     spec = registry().task(task)
     samples = []
@@ -58,7 +66,12 @@ def put(board: Board, model: str, task: str = "mmhal", *, images: int = IMAGES, 
     for name, metric in spec.metrics.items():
         records_of = [sample.records[name] for sample in samples if name in sample.records]
         usual: dict[str, Any] = {"low": None, "high": None, "limit": None, "judge": "kind-judge", "seconds": 1.0}
-        usual |= {"cost": 0.0, "created": "2026-01-31T12:00:00+00:00", "provenance": {}, "version": spec.version}
+        usual |= {
+            "cost": 0.0,
+            "created": "2026-01-31T12:00:00+00:00",
+            "provenance": facts or {},
+            "version": spec.version,
+        }
         value = registry().metric(task, name)(records_of)
         if value == value:
             usual |= {"higher_is_better": metric.higher_is_better, "headline": name == spec.headline}

@@ -49,9 +49,10 @@ def test_after_runs_trainings_and_builds(tmp_path: Path, caplog: pytest.LogCaptu
     assert commands(caplog) == [
         ["compare", "base", "x/checkpoint-4", "--board", str(tmp_path)],
         ["leaderboard", str(tmp_path), "--base", "base", "--html", f"{tmp_path}/board.html"],
+        ["view", str(tmp_path), "--base", "base"],
     ]
-    after_run(tmp_path, "base", None, tmp_path)
-    assert [words[0] for words in commands(caplog)] == ["leaderboard", "leaderboard"]
+    after_run(tmp_path, "base", None, tmp_path, partial=True)
+    assert [words[0] for words in commands(caplog)] == ["leaderboard", "leaderboard", "view"]
     after_training(tmp_path, "base", [tmp_path / "checkpoint-4"], ["mme", "pope"])
     last = str(tmp_path / "checkpoint-4")
     assert commands(caplog) == [
