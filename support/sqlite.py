@@ -58,24 +58,32 @@ class Schema:
 class Store:
     """One file, for use by several threads. All that goes wrong with it is a StoreError that names it."""
 
-    def __init__(self, path: Path, schema: Schema) -> None:
-        """Open a file, or make it with its folder."""
+    def __init__(self, path: Path, schema: Schema, *, when_written: bool = False) -> None:
+        """Open a file, or make it with its folder; with `when_written` not before something is written."""
         self.path, self.schema = path, schema
         self.added: list[str] = []
         """Statements that made the file what it must be; none for one that was so already."""
         self._lock = threading.RLock()
         with self._telling():
             _check_place(path, schema)
+            self._is_there = not when_written or path.exists()
             _check_foreign(path, schema)
-            self._db = _connect(path)
-            try:
+            self._open()
+
+    def _open(self) -> None:
+        """Connect to the file, or before it is there to an empty one in memory."""
+        if self._is_there:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = _connect(self.path) if self._is_there else _connect_to_nothing()
+        try:
+            if self._is_there:
                 _write_ahead(self._db)
-                self._file, self._process = _identify_file(path), os.getpid()
                 self._db.execute("PRAGMA synchronous=NORMAL")
-                self._claim()
-            except BaseException:
-                self._db.close()  # which takes back what was begun
-                raise
+            self._file, self._process = _identify_file(self.path), os.getpid()
+            self._claim()
+        except BaseException:
+            self._db.close()  # which takes back what was begun
+            raise
 
     def __enter__(self) -> "Store":
         return self
@@ -91,6 +99,10 @@ class Store:
     def run(self, statement: str, *values: Any) -> list[Row]:
         """The rows of one statement, which is on disk when it returns. Text may hold half a surrogate pair."""
         with self._lock, self._telling():
+            if not self._is_there and (self.path.exists() or not statement.startswith("SELECT")):
+                self._db.close()
+                self._is_there = True
+                self._open()
             if os.getpid() != self._process:  # SQLite's connections don't outlive a fork
                 raise OSError("a process that was forked uses its parent's; open it anew")
             if _identify_file(self.path) != self._file:  # what is written to a file without a name is lost
@@ -112,7 +124,11 @@ class Store:
 
     def _claim(self) -> None:
         """Make what the file lacks; StoreError for a file that is not ours, which stays as it is."""
-        if not _list_missing(self._db, self.path, self.schema):
+        missing = _list_missing(self._db, self.path, self.schema)
+        if not self._is_there:
+            for statement in missing:
+                self._db.execute(statement)
+        if not self._is_there or not missing:
             return
         with self.writing():  # of two processes that begin, one makes it
             self.added = _list_missing(self._db, self.path, self.schema)
@@ -208,21 +224,19 @@ def _try_all(db: sqlite3.Connection, query: str) -> Iterator[Row]:
 
 
 def _check_place(path: Path, schema: Schema, *, writable: bool = True) -> None:
-    """StoreError for what can't be a file of ours, whatever is in it; makes its folder."""
+    """StoreError for what can't be a file of ours, whatever is in it."""
     if "\0" in str(path):  # which ends a name in SQLite
         raise ValueError("a name can't have a null byte")
     if not writable and not path.exists():
         raise StoreError(f"{path}: no such file")
-    try:
-        if writable:
-            path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise StoreError(f"{path}: can't be used as {schema.what}: its folder is a file") from None
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise StoreError(f"{path}: can't be used as {schema.what}: its folder is a file")
     if path.is_dir():
         raise StoreError(f"{path}: can't be used as {schema.what}: is a folder; name a file in it")
     if path.exists() and not path.is_file():
         raise StoreError(f"{path}: can't be used as {schema.what}: is no regular file")
-    if writable and not (os.access(path.parent, os.W_OK | os.X_OK) and (not path.exists() or os.access(path, os.W_OK))):
+    if writable and not (os.access(above, os.W_OK | os.X_OK) and (not path.exists() or os.access(path, os.W_OK))):
         raise PermissionError("it or its folder can't be written; name another, or copy it to where you may write")
 
 
@@ -302,6 +316,11 @@ def _connect(path: Path, how: str = "mode=rwc") -> sqlite3.Connection:
     db = sqlite3.connect(address, uri=True, timeout=WAIT, isolation_level=None, check_same_thread=False)
     db.text_factory = lambda data: data.decode("utf-8", "surrogatepass")
     return db
+
+
+def _connect_to_nothing() -> sqlite3.Connection:
+    """A connection to a database in memory, which stands for a file before it is there."""
+    return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
 
 
 def _execute(db: sqlite3.Connection, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:

@@ -6,6 +6,7 @@ inside of them.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -23,7 +24,8 @@ from harness.cli.interrupts import end_in_order, is_interrupted
 from harness.cli.lazy import LazyGroup
 from harness.cli.lm_eval_words import as_ours
 from harness.cli.missing import tell_missing
-from harness.cli.options import ANY, REQUIRE_BETTER, say
+from harness.cli.options import ANY, DRY_RUN, REQUIRE_BETTER, say
+from harness.cli.outputs import shorten
 from harness.cli.panels import arrange
 from harness.cli.working import shown_at_work
 from harness.engine.work_sharing import WorkerDone
@@ -134,7 +136,7 @@ def _run(given: list[str]) -> int:
         with shown_at_work(command, words):
             result = root_command().main(words, prog_name="harness", standalone_mode=False, obj=given)
         code = result if isinstance(result, int) else OK
-        if code in (OK, REGRESSED):  # else the same command goes on with what is left of its budget
+        if code in (OK, REGRESSED) and DRY_RUN not in words:  # else the same command goes on with what is left
             end_budgets()
     except WorkerDone:  # this process has handed its answers to the first one, which does the rest
         return OK
@@ -236,6 +238,11 @@ def _message_of(error: Exception) -> str:
     shown = getattr(error, "format_message", None)  # click's errors
     if similar := getattr(error, "possibilities", None):  # of an unknown option; not each in its two spellings
         error.possibilities = list(dict.fromkeys(each.replace("_", "-") for each in similar))  # type: ignore[attr-defined]
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        other = f" and {os.fsdecode(error.filename2)}" if error.filename2 is not None else ""
+        return one_line(
+            f"{shorten(os.fsdecode(error.filename))}{other}: {error.strerror[0].lower()}{error.strerror[1:]}"
+        )
     text = " ".join(str(shown() if shown else error).splitlines()).replace("Value error, ", "")  # pydantic's, by typer
     if text.startswith("Got unexpected extra argument") and (context := getattr(error, "ctx", None)) is not None:
         text += f"; {' '.join(context.get_usage().split())} (-h)"
@@ -254,6 +261,8 @@ def _exit_code_of(error: Exception) -> int | None:
     if isinstance(error, HarnessError):
         return error.exit_code
     if hasattr(error, "format_message"):  # typer's usage errors share no public base class
+        return USAGE
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return USAGE
     if isinstance(error, (OSError, FloatingPointError)):
         return FAILED

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli.missing import tell_forecast
+from harness.cli.next_steps import after_attention
 from harness.cli.options import DATA, MODEL, DataOptions, DryRun, ModelOptions
 from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import with_settings
@@ -74,4 +75,5 @@ def attention_command(
             found.append(attention_share(lm, spec_of_task, limit, name=name, data=data.paths))
     show(write(out, found[0], found[1] if against is not None else None))
     log.info(f"plot: {out / 'attention.png'}")
+    after_attention(out, names, task)
     return OK

@@ -27,8 +27,9 @@ Runs = Annotated[Path, typer.Option("--runs", help="Folder below which stores of
 
 @cache_app.callback()
 def cache_command(context: typer.Context, runs: Runs = RUNS, as_json: Json = False) -> int:
-    """Show what is kept on disk between runs: answers, judges' replies, pictures' keys, data, weights.
+    """Show what is kept on disk between runs.
 
+    Answers, judges' replies, features and keys of pictures, data, weights, logs of servers.
     All but judges' replies can be made or fetched again.
     """
     if context.invoked_subcommand is not None:
@@ -46,7 +47,8 @@ def cache_command(context: typer.Context, runs: Runs = RUNS, as_json: Json = Fal
 @cache_app.command("prune")
 def cache_prune_command(
     kinds: Annotated[
-        list[str], typer.Argument(help="What to remove: answers, replies, pictures, data, converted, weights.")
+        list[str],
+        typer.Argument(help="What to remove: answers, replies, features, pictures, data, converted, weights, logs."),
     ],
     older_than: Annotated[float, typer.Option(min=0, help="Only what was not used for this many days.")] = 0.0,
     runs: Runs = RUNS,

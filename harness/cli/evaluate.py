@@ -224,6 +224,7 @@ def eval_command(
 
     from harness.evaluation.preflight import look_at_run
     from harness.evaluation.score_models import ModelScorer
+    from harness.models.place import check_place
     from harness.serving.server_host import ServerHost
     from leaderboards.board.board import Board
     from support.stages import Stages
@@ -232,6 +233,8 @@ def eval_command(
     chosen, trackers = expand(tasks), trackers_of(report_to)
     judge.check(context, any(task.judged for task in chosen))
     check_of_tasks(settings, engine, chosen)
+    if server is None and any(spec.backend == "transformers" for spec in specs):
+        check_place(engine)
     needs += needs_of_output("--out", run.out)
     rater = judge.make(asked=False, lacking=needs)
     with Stages():
@@ -284,7 +287,7 @@ def _tell_forecast(
 
     missing = tasks_without_data(tasks, ready)
     costs = [cost_of_model(spec, tasks, judge, settings, out, missing=missing) for spec in models]
-    named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in models)
+    named = ", ".join(f"{spec.name} ({spec.pretrained})" for spec in models) or "no model: none of those named is found"
     steps = [f"{task.name}: {task.description}" for task in tasks]
     return tell_forecast(forecast_of_scoring(f"score {named}", steps, costs, ready, out=out), as_json)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from harness.cli.missing import collect, tell_forecast
+from harness.cli.next_steps import after_bench
 from harness.cli.options import (
     DATA,
     JUDGE,
@@ -49,7 +50,8 @@ _OF_MODELS: Final = ("reference", "batch_size")
 def bench_command(
     context: typer.Context,
     judge_name: Annotated[
-        str | None, typer.Argument(metavar="[JUDGE]", help="exact (scenes), or a model of an OpenAI-compatible server.")
+        str | None,
+        typer.Argument(metavar="[JUDGE]", help="scenes (scene graphs), or a model of an OpenAI-compatible server."),
     ] = None,
     bench: Annotated[
         list[str] | None,
@@ -105,7 +107,8 @@ def bench_command(
     if specs is not None:
         return _end(_score_reward(specs, pairs, batch_size, facts, out), max_failed, as_json, out)
     rater = asked.ready(rater)
-    return _end([_ask(rater, one, own, words, facts) for one, own in pairs], max_failed, as_json, out)
+    results = [_ask(rater, one, own, words, facts) for one, own in pairs]
+    return _end(results, max_failed, as_json, out, asked.name or SCENES_JUDGE)
 
 
 def _facts_of_limit(limit: int | None, seed: int) -> dict[str, str]:
@@ -268,8 +271,10 @@ def _score_reward(
     return results
 
 
-def _end(results: "Sequence[Result]", max_failed: float, as_json: bool, out: Path | None = None) -> int:
-    """Keep and print results; LOSSY if one lost more than this share of its pairs."""
+def _end(
+    results: "Sequence[Result]", max_failed: float, as_json: bool, out: Path | None = None, judge: str | None = None
+) -> int:
+    """Keep and print results; LOSSY if one lost more than this share of its pairs. `judge`: the one that was asked."""
     from tasks.judges.reasons import reasons_in_words
 
     files = [result.keep(out) for result in results] if out is not None else []
@@ -281,6 +286,7 @@ def _end(results: "Sequence[Result]", max_failed: float, as_json: bool, out: Pat
     )
     for file in files:
         log.info(f"kept: {file}")
+    after_bench(judge, [result.bench for result in results], files)
     code = OK
     for result in results:
         found = result.figures

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from support.judge_names import SCENES
 from support.secrets import redact
 
 if TYPE_CHECKING:
@@ -77,6 +78,31 @@ def after_build(folder: Path, pairs: int) -> None:
     check = ["vlfeedback", "check", f"{folder.as_posix()}/rows.parquet"]
     train = ["train", "RECIPE", "--train-data", (folder / "pairs.parquet").as_posix()]
     tell_next(folder, check, *([train] if pairs else []))
+
+
+def after_bench(judge: str | None, benches: Sequence[str], files: Sequence[Path]) -> None:
+    """After `judge bench`: the same of another judge, and scores by this one; `judge` None: no judge was asked."""
+    if not files:
+        return
+    out = files[-1].parent.as_posix()
+    other = ["judge", "bench", "JUDGE", "--bench", ",".join(benches), "--out", out]
+    tasks = SCENES if judge == SCENES else "hallucination"
+    by_this = ["eval", "--model", "MODEL", "--tasks", tasks, "--judge", judge or ""]
+    tell_next(out, other, *([by_this] if judge else []))
+
+
+def after_injecting(out: Path, pairs: int) -> None:
+    """After `povid inject`: a look at the pairs, and training on them, if there are any."""
+    file = (out / "pairs.jsonl").as_posix()
+    train = ["train", "RECIPE", "--train-data", file]
+    tell_next(out, *([["vlfeedback", "check", file], train] if pairs else []))
+
+
+def after_attention(out: Path, models: Sequence[str], task: str) -> None:
+    """After `attention`: two models beside each other, and their scores on the same task."""
+    beside = [] if len(models) > 1 else [["attention", models[0], "--against", "MODEL", "--task", task]]
+    named = [word for model in models for word in ("--model", model)]
+    tell_next(out, *beside, ["eval", *named, "--tasks", task])
 
 
 def _page(out: str, *more: str) -> list[str]:

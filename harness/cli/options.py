@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 LEDGER: Final = Path("runs") / "ledger.sqlite"
 """Where judge replies are kept if nothing else is said."""
 
+DRY_RUN: Final = "--dry-run"
 REQUIRE_BETTER: Final = "--require-better"
 ANY: Final = "any"
 """Stands for a `--require-better` without a name: better by one metric of the panel, worse by none."""
@@ -45,7 +46,7 @@ Seed = Annotated[
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Print what would be done, what it takes and what is missing for it; do nothing."),
+    typer.Option(DRY_RUN, help="Print what would be done, what it takes and what is missing for it; do nothing."),
 ]
 MaxFailed = Annotated[
     float,
@@ -181,6 +182,10 @@ class JudgeOptions(JudgeSettings):
 
     def ready(self, judge: "Judge") -> "Judge":
         """The same judge once nothing is missing: the weights of one that is to be served are fetched."""
+        from tasks.judges.openai import OpenAIJudge
+
+        if isinstance(judge, OpenAIJudge):
+            judge.begin_run()
         return judge if self.serve is None else self.make()
 
     def _make_served(self, name: str, command: str, asked: bool) -> "Judge":
@@ -197,7 +202,8 @@ class JudgeOptions(JudgeSettings):
             raise SettingError(f"--judge-serve {command}: {name} has no weights to serve")
         host = ServerHost(settings=server, folder=self.ledger.parent / "servers")
         spec = fetch(spec) if asked else spec
-        return ServedJudge(spec, host, ledger=Ledger(self.ledger), settings=self.judge_settings())
+        kept = Ledger(self.ledger, when_written=True)
+        return ServedJudge(spec, host, ledger=kept, settings=self.judge_settings())
 
 
 JUDGE: Final = OptionGroup(

@@ -1,12 +1,14 @@
 """Where a command will write is looked at before it does anything: no hour of work, and no paid call, for a full disk
 or a folder that can't be written."""
 
+import errno
 import os
+import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from support.errors import Need, UsageError
+from support.errors import Need, UsageError, one_line
 from support.full_disk import is_full
 
 FOLDERS: Final = (
@@ -39,6 +41,8 @@ PLACES: Final = {
 """Commands that write a file, or a file or a folder."""
 STORES: Final = ("ledger", "answers")
 """Options of any command that name a file which is kept open and written."""
+_SHOWN: Final = 80
+"""Most characters of a name in a message."""
 
 
 def check_outputs(command: str, values: Mapping[str, Any], options: Mapping[str, str], given: Collection[str]) -> None:
@@ -69,12 +73,30 @@ def needs_of_output(option: str, folder: Path) -> list[Need]:
     return []
 
 
+def shorten(text: str) -> str:
+    """The name of a file for a message: of a long one its ends."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}...{text[-_SHOWN // 2 :]}"
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether a file can be made in a folder: of some, as /proc, only trying tells."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError as error:
+        return is_full(folder) or error.errno in (errno.ENOSPC, errno.EDQUOT)  # which is told in its own words
+
+
 def check_target(option: str, path: Path | None, *, folder: bool = False) -> None:
     """UsageError where nothing can be written at `path`, before anything is computed for it."""
     if path is None:
         return
     if "\0" in str(path):
         raise UsageError(f"{option} {str(path)!r}: no name of a file has a null character")
+    try:
+        path.exists()
+    except OSError as error:  # of a name that is too long, or of links that go in a circle
+        raise UsageError(f"{option} {shorten(str(path))!r}: {one_line(error.strerror)}") from None
     if not folder and path.is_dir():
         raise UsageError(f"{option} {str(path)!r} is a folder; give a file")
     if folder and path.exists() and not path.is_dir():
@@ -83,7 +105,9 @@ def check_target(option: str, path: Path | None, *, folder: bool = False) -> Non
     if not above.is_dir():
         raise UsageError(f"{option} {str(path)!r}: {str(above)!r} is a file, not a folder")
     there = path if folder and path.exists() else above
-    if not os.access(there, os.W_OK | os.X_OK):
+    if not os.access(there, os.W_OK | os.X_OK) or not _takes_files(there):
         raise UsageError(f"{option} {str(path)!r}: nothing can be written in {str(there)!r}")
+    if not folder and path.exists() and not os.access(path, os.W_OK):
+        raise UsageError(f"{option} {str(path)!r}: can't be written")
     if is_full(there):
         raise UsageError(f"{option} {str(path)!r}: no space is left on its disk; name another place, or free some")

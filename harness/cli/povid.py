@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli.missing import collect, tell_forecast
+from harness.cli.next_steps import after_injecting
 from harness.cli.options import JUDGE, DryRun, Json, JudgeOptions, Seed, say
 from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import with_settings
@@ -104,13 +105,13 @@ def inject_command(
     from tasks.judges.reasons import reasons_in_words
     from trainers.data.pair_formats import write_pairs
     from trainers.povid.inject import InjectCounts, inject, injected
-    from trainers.povid.scenes import ExactInjector
+    from trainers.povid.scenes import ScenesInjector
 
     answers = _Answers(source=source, images=images, kind=kind, limit=limit, seed=seed or 0)
     judge.check(context)
     needs = needs_of_output("--out", out)
     collect(needs, answers.check_pictures)
-    rewriter: Any = ExactInjector() if judge.name == SCENES else judge.make(asked=False, lacking=needs)
+    rewriter: Any = ScenesInjector() if judge.name == SCENES else judge.make(asked=False, lacking=needs)
     if dry_run:
         return _tell_forecast(answers, rewriter, out, needs, every, as_json)
     _look(rewriter, needs).require()
@@ -130,6 +131,7 @@ def inject_command(
         print(json.dumps(result))
     else:
         print(f"{len(pairs)} pairs in {' and '.join(map(str, files))}; what was changed: {out / 'injected.jsonl'}")
+    after_injecting(out, len(pairs))
     again = "; the same command asks again" if counts.may_pass else ""
     return say(f"{failed} rewrites failed: {reasons_in_words(counts.reasons)}{again}", LOSSY) if failed else OK
 

@@ -5,6 +5,7 @@ plan_ratings_of(judge, data, folder)                 # the judge's calls, tokens
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -14,17 +15,17 @@ from harness.evaluation.judge_cost import Counting, JudgePlan, planned
 from harness.evaluation.make_judge import NAME_ONE
 from harness.models.hub import why_no_dataset
 from harness.models.spec import ModelSpec, find
-from support.errors import InputError, Need, NoKeyError
+from support.errors import DataError, InputError, Need, NoKeyError
 from support.files import JsonLines
 from support.shards import is_there
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
-from tasks.scenes.judge import ExactJudge
+from tasks.scenes.judge import ScenesJudge
 from trainers.config.data import Data, InstructionSource, PoolModel
 from trainers.vlfeedback.annotation import TASK
 from trainers.vlfeedback.decode_plan import FILLED, IMAGE_SIDE, PROMPT_POSITIONS
 from trainers.vlfeedback.rating_prompt import questions
-from trainers.vlfeedback.sources import HUB, SCENES, declared, unknown
+from trainers.vlfeedback.sources import HUB, SCENES, declared, open_source, unknown
 
 RATIONALE: Final = 40
 """Assumed tokens of a rating with its reason, where the ledger has no replies to tell."""
@@ -39,7 +40,7 @@ def look_at_building(
     if not (folder / "instructions.jsonl").exists():
         needs += [need for source in data.sources for need in _needs_of_source(source)]
     others = [source.name for source in data.sources if source.name != SCENES]
-    if isinstance(judge, ExactJudge) and others:
+    if isinstance(judge, ScenesJudge) and others:
         why = f"judge {judge.model!r} knows rendered scenes only"
         needs.append(Need(what=f"a judge for {', '.join(others)}", why=why, command=NAME_ONE))
     here = {f"member {member.name} of the pool": member.model for member in data.pool if member.url is None}
@@ -61,6 +62,26 @@ def find_models(
         except InputError as error:
             needs.append(Need(what=f"{what} {name!r}", why=str(error), command=correct))
     return found, needs
+
+
+def with_instructions_there(data: Data) -> Data:
+    """The same with no more instructions than its sources have, where all of these are files or folders that can be
+    read; rows beyond the wanted number are not."""
+    if not data.sources or any(_is_elsewhere(source) for source in data.sources):
+        return data
+    there = 0
+    for source in data.sources:
+        try:
+            items = (item for item in open_source(source).items() if not isinstance(item, str))
+            there += sum(1 for _ in islice(items, data.instructions - there))
+        except DataError:
+            return data  # the build says so
+    return data.model_copy(update={"instructions": min(data.instructions, max(1, there))})
+
+
+def _is_elsewhere(source: InstructionSource) -> bool:
+    place = source.path or source.name
+    return source.name == SCENES or not is_there(Path(place).expanduser())
 
 
 def _needs_of_source(source: InstructionSource) -> Iterator[Need]:

@@ -26,6 +26,11 @@ _INERT: Final = (
     *("transformers_version", "output_attentions", "output_hidden_states", "use_cache"),
 )
 """Fields of a config.json that say what a checkpoint is, or that decoding sets itself."""
+_ATTENTION: Final = (
+    *("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4"),
+    *("paged|eager", "paged|sdpa", "paged|flash_attention_2", "paged|flash_attention_3", "paged|flash_attention_4"),
+)
+"""What transformers computes attention by; a name with "/" is a kernel of the hub."""
 _NEED_4BIT: Final = ("bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
 
 
@@ -138,6 +143,8 @@ class EngineConfig:
             raise SettingError(f"thinking_tokens = {self.thinking_tokens}: would not act with thinking = off")
         if self.thinking not in (None, "on", "off"):
             raise SettingError(f"thinking = {self.thinking!r}: must be on or off")
+        if (kind := self.attn_implementation) is not None and kind not in _ATTENTION and "/" not in kind:
+            raise SettingError(f"attn_implementation = {kind!r}: unknown{did_you_mean(kind, _ATTENTION[:6])}")
         for others, needed in ((_NEED_PARALLELIZE, "parallelize"), (_NEED_4BIT, "load_in_4bit")):
             if (idle := [name for name in others if getattr(self, name)]) and not getattr(self, needed):
                 raise SettingError(f"{idle[0]} = {getattr(self, idle[0])!r}: would not act without {needed}")

@@ -1,6 +1,6 @@
 """Scores a model on tasks: `generate` gives answers, `scoring` records, `entries` what the board keeps.
 
-evaluation = evaluate(find("scenes-base"), registry().expand(["scenes"]), ExactJudge())
+evaluation = evaluate(find("scenes-base"), registry().expand(["scenes"]), ScenesJudge())
 board.add(evaluation.entries, evaluation.samples)
 """
 

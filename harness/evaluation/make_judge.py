@@ -56,7 +56,7 @@ def make_judge(
     except NoKeyError as error:
         hint = f" (without a key: {OPEN_JUDGE}; of scenes: {SCENES})" if "name its server" in str(error) else ""
         raise NoKeyError(f"{error}{hint}") from None
-    kept = Ledger(ledger or LEDGER)
+    kept = Ledger(ledger or LEDGER, when_written=True)  # a run that lacks something leaves no file
     tariff = prices.Tariff(model=name, url=server.url, told=settings.told_price)
     if budget is not None and tariff.cost(1, 1, served=kept.last_served(name, server.shown)) is None:
         raise SettingError(
@@ -85,11 +85,11 @@ def judge_or_estimator(name: str, lacking: list[Need], **given: Any) -> Judge:
 
 
 def _make_scenes(given: Mapping[str, Any]) -> Judge:
-    from tasks.scenes.judge import ExactJudge
+    from tasks.scenes.judge import ScenesJudge
 
     if idle := [f"--judge-{option}" for option, value in given.items() if value]:
         raise SettingError(f"judge {SCENES!r}: {', '.join(idle)} would not act: no server is asked")
-    return ExactJudge()
+    return ScenesJudge()
 
 
 def _find_kind(server: Server, model: str, asked: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from support.extras import describe_missing
 from tasks.answer import Answer, FailedAnswer
 from tasks.judges.protocol import GREEDY, Doc, Judge, JudgeSession, Question, Sampling
 from tasks.registry import NEXT_TOKEN, TaskSpec, registry
-from tasks.scenes.judge import ExactJudge
+from tasks.scenes.judge import ScenesJudge
 from tasks.score_digest import score_digest
 from tasks.thoughts import answer_of
 
@@ -114,7 +114,7 @@ def _rate_again(task: TaskSpec, entry: Entry, docs: Sequence[Doc], log: Mapping[
     samples = list(log.values())
     session = None
     if task.judged:
-        exact = ExactJudge()
+        exact = ScenesJudge()
         if entry.judge == exact.model:
             session = JudgeSession(judge=exact, label=task.name)
         else:

@@ -1,6 +1,6 @@
 """Scores models one after the other, and puts each on a board as soon as it is done.
 
-scorer = ModelScorer(tasks=registry().expand(["scenes"]), judge=ExactJudge(), board=Board(Path("runs/eval/board")))
+scorer = ModelScorer(tasks=registry().expand(["scenes"]), judge=ScenesJudge(), board=Board(Path("runs/eval/board")))
 scorer.score(find("scenes-base"), "scenes-base")
 """
 

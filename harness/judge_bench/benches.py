@@ -29,10 +29,10 @@ def read_scenes(paths: Mapping[str, str], partial: bool = False) -> list[Pair]:
 def _make_scenes_pairs() -> Iterator[Pair]:
     from support.errors import JudgeError
     from trainers.povid.inject import CHANGES, Bounds, parse, problem_of, prompt_of
-    from trainers.povid.scenes import ExactInjector, scenes_items
+    from trainers.povid.scenes import ScenesInjector, scenes_items
     from trainers.vlfeedback.annotation import open_for_judge
 
-    injector, bounds = ExactInjector(), Bounds()
+    injector, bounds = ScenesInjector(), Bounds()
     for item in scenes_items(PICTURES, 0, SPLIT):
         made: dict[str, str] = {}
         for change in CHANGES:

@@ -63,8 +63,7 @@ def fetch(spec: ModelSpec) -> ModelSpec:
                 )
             below = fetch(replace(on_base(folder, spec.name, spec.base), remote_code=spec.remote_code))
             spec = replace(below, name=spec.name, description=spec.description)
-    if spec.base is not None and spec.adapter is None:
-        raise InputError(f"{BASE_OPTION} {spec.base}: {spec.name} is no adapter, which goes on a base")
+    check_base(spec)
     if spec.adapter is not None:
         check_named_weights(spec.adapter)
         spec = replace(spec, adapter=_as_safetensors(spec.adapter, ("adapter_model",), SMALL))
@@ -73,6 +72,12 @@ def fetch(spec: ModelSpec) -> ModelSpec:
     folder = _as_safetensors(where, WEIGHT_STEMS, small)
     check_named_weights(folder)
     return replace(spec, folder=folder)
+
+
+def check_base(spec: ModelSpec) -> None:
+    """InputError for a base of a model that is no adapter."""
+    if spec.base is not None and spec.adapter is None:
+        raise InputError(f"{BASE_OPTION} {spec.base}: {spec.name} is no adapter, which goes on a base")
 
 
 def cached(spec: ModelSpec) -> bool:

@@ -100,14 +100,15 @@ def _file_stamp(path: Path) -> list[int]:
     return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
-def _memory_file() -> Path:
+def memory_file() -> Path:
+    """What keeps the digests of files between runs."""
     return cache_folder() / "digests.json"
 
 
 def _read_memory() -> dict[str, list[int | str]]:
     """What earlier processes left; nothing where that can't be read."""
     try:
-        found = json.loads(_memory_file().read_text(encoding="utf-8"))
+        found = json.loads(memory_file().read_text(encoding="utf-8"))
         return {name: row for name, row in found.items() if len(row) == 5 and len(bytes.fromhex(row[-1])) == 32}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
@@ -117,7 +118,7 @@ def _write_memory() -> None:
     """Add what this process knows. Of two processes that write at once one is lost: its files are read again."""
     known = {name: row for name, row in (_read_memory() | _digests_of_this_process).items() if Path(name).exists()}
     with contextlib.suppress(OSError):  # a cache that can't be written costs time, no more
-        atomic_write_text(_memory_file(), json.dumps(known, indent=0))
+        atomic_write_text(memory_file(), json.dumps(known, indent=0))
 
 
 def digest_of_files(paths: list[Path]) -> str:

@@ -9,6 +9,7 @@ Of weights, those in the hub's cache; other programs use them, too.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,16 +19,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.engine import response_cache
+from harness.models.file_digests import memory_file
 from support import picture_keys
 from support.errors import StoreError
 from support.files import cache_folder
 from support.sqlite import Schema, identify
 from tasks.data_folder import data_home
-from tasks.judges import ledger
+from tasks.judges import ledger, official_prompts
 from trainers.data import image_hashes
 
-KINDS: Final = ("answers", "replies", "pictures", "data", "converted", "weights")
-ANSWERS, REPLIES, PICTURES, DATA, CONVERTED, WEIGHTS = KINDS
+KINDS: Final = ("answers", "replies", "features", "pictures", "data", "converted", "weights", "logs")
+ANSWERS, REPLIES, FEATURES, PICTURES, DATA, CONVERTED, WEIGHTS, LOGS = KINDS
 """What a kind is asked for by; `replies` of judges were paid for."""
 
 _STORES: Final[tuple[tuple[Schema, str, str], ...]] = (
@@ -36,6 +38,10 @@ _STORES: Final[tuple[tuple[Schema, str, str], ...]] = (
     (image_hashes.SCHEMA, PICTURES, "fingerprints of pictures"),
     (picture_keys.SCHEMA, PICTURES, "keys of pictures"),
 )
+_FEATURES: Final = re.compile(r"[0-9a-f]{40}\.safetensors")
+"""Names of files of `harness.engine.feature_files`."""
+SERVERS: Final = "servers"
+"""The folder of a run that has what its model servers print."""
 _BESIDE: Final = ("", "-wal", "-shm")
 """What SQLite has of one file."""
 
@@ -61,7 +67,7 @@ class Kept:
 
 def find_kept(runs: Path) -> list[Kept]:
     """All of it: stores below `runs`, and what lies beside the hub's cache and in it."""
-    return [*_find_stores(runs), *_find_in_cache(), *_find_data(), *_find_weights()]
+    return [*_find_stores(runs), *_find_in_runs(runs), *_find_in_cache(), *_find_data(), *_find_weights()]
 
 
 def holder_of(path: Path) -> str:
@@ -101,6 +107,18 @@ def _find_stores(runs: Path) -> Iterator[Kept]:
         yield Kept(kind=kind, what=what, path=path, size=size, used=used, take_away=partial(_unlink, files))
 
 
+def _find_in_runs(runs: Path) -> Iterator[Kept]:
+    """Features of pictures, and logs of model servers, which lie in folders of the user's choice below `runs`."""
+    for folder, _, names in os.walk(runs):
+        place = Path(folder)
+        features = [place / name for name in names if _FEATURES.fullmatch(name)]
+        logs = [place / name for name in names if place.name == SERVERS and name.endswith(".log")]
+        for kind, what, files in ((FEATURES, "image features", features), (LOGS, "logs of model servers", logs)):
+            if files:
+                size, used = _measure(files)
+                yield Kept(kind=kind, what=what, path=place, size=size, used=used, take_away=partial(_unlink, files))
+
+
 def _unlink(files: list[Path]) -> None:
     for file in files:
         file.unlink(missing_ok=True)
@@ -109,6 +127,13 @@ def _unlink(files: list[Path]) -> None:
 def _find_in_cache() -> Iterator[Kept]:
     for path in sorted((cache_folder() / "safetensors").glob("*")):
         yield _as_folder(CONVERTED, "weights converted from .bin", path)
+    digests, prompts = memory_file(), official_prompts.prompts_folder()
+    if digests.is_file():
+        size, used = _measure([digests])
+        take_away = partial(_unlink, [digests])
+        yield Kept(kind=CONVERTED, what="digests of weights", path=digests, size=size, used=used, take_away=take_away)
+    if prompts.is_dir():
+        yield _as_folder(DATA, "official prompts of judges", prompts)
 
 
 def _find_data() -> Iterator[Kept]:
@@ -116,6 +141,10 @@ def _find_data() -> Iterator[Kept]:
     for path in sorted(home.iterdir()) if home.is_dir() else ():
         if path.is_dir() and not path.is_symlink():
             yield _as_folder(DATA, "benchmark data", path)
+    tables = Path(os.environ.get("HF_DATASETS_CACHE") or cache_folder().parent / "datasets")
+    for path in sorted(tables.iterdir()) if tables.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            yield _as_folder(DATA, "tables of the hub's, as its library reads them", path)
 
 
 def _as_folder(kind: str, what: str, path: Path) -> Kept:

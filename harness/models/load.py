@@ -13,10 +13,11 @@ from harness.models.chat_templates import chat_template_of, pads_pictures
 from harness.models.configuration import identity_of, only_files_of_earlier_digests
 from harness.models.fetch import SMALL, fetch
 from harness.models.file_digests import digest_of_files
+from harness.models.place import check_place
 from harness.models.provenance import device_name, digest_of_model, environment
 from harness.models.spec import ModelSpec
 from harness.models.stored_dtype import default_dtype, stored_dtype
-from support.errors import ModelError, SettingError
+from support.errors import ModelError
 from support.processes import device_of
 from support.progress import doing
 
@@ -90,24 +91,6 @@ def for_model(engine: EngineConfig, spec: ModelSpec) -> EngineConfig:
     return replace(engine, dtype=dtype, suffix=suffix, batch_size=batch_size)
 
 
-def _check_place(engine: EngineConfig) -> None:
-    """SettingError for a device or a type that torch has not: lm-eval would take the CPU without a word."""
-    import torch
-
-    if engine.device is not None:
-        try:
-            place = torch.device(engine.device)
-        except RuntimeError:
-            raise SettingError(
-                f"device = {engine.device!r}: is no device of torch's; give cuda, cuda:N or cpu"
-            ) from None
-        if place.type == "cuda" and torch.cuda.device_count() <= (place.index or 0):
-            found = torch.cuda.device_count()
-            raise SettingError(f"device = {engine.device!r}: is not here: torch finds {found} GPUs; leave it out")
-    if engine.dtype not in (None, "auto") and not isinstance(getattr(torch, str(engine.dtype), None), torch.dtype):
-        raise SettingError(f"dtype = {engine.dtype!r}: is no type of torch's; give float32, bfloat16 or float16")
-
-
 def load(
     spec: ModelSpec, engine: EngineConfig | None = None, *, hints: "TaskHints | None" = None, ledger: Path | None = None
 ) -> "LM":
@@ -138,7 +121,7 @@ def load(
     from trainers.training.foreign_code import tell_unused_code
     from trainers.training.read_base import reading
 
-    _check_place(engine)
+    check_place(engine)
     register()
     spec = fetch(spec)
     engine, template = for_model(engine, spec), chat_template_of(spec, engine)

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from harness.models.base_names import ADAPTER_CONFIG
 from harness.models.disk_use import DiskUse, needs_of_room, use_of
-from harness.models.fetch import cached, in_cache
+from harness.models.fetch import cached, check_base, in_cache
 from harness.models.hub import SECONDS, ask_hub
 from harness.models.spec import ModelSpec, copy_option, on_base
 from harness.models.weight_files import read_header, read_json, weight_files
-from support.errors import FAILED, HarnessError, ModelError, Need, NoKeyError, NotReady, one_line
+from support.errors import FAILED, HarnessError, InputError, ModelError, Need, NoKeyError, NotReady, one_line
 from tasks.judges.addresses import server_of
 
 NOTHING: Final = DiskUse(download=0, convert=0, kept=0)
@@ -137,12 +137,12 @@ def _look_at_weights(spec: ModelSpec) -> tuple[Sequence[Need], DiskUse | None]:
     if folder.is_dir():
         where = "" if spec.name == folder.as_posix() else f" in {folder}"
         mend = f"mend it, or name another by {option}"
-        return needs_of_files(folder, what + where, mend, tokenizer=True), use_of(spec)
+        return [*_needs_of_base(spec), *needs_of_files(folder, what + where, mend, tokenizer=True)], use_of(spec)
     if cached(spec):
         place = in_cache(spec)
         if place is not None and (place / ADAPTER_CONFIG).is_file() and not (place / "config.json").is_file():
             return _look_at_base(spec, place)
-        return [], use_of(spec)
+        return _needs_of_base(spec), use_of(spec)
     if spec.needs:
         return [Need(what=what, why=f"it needs {spec.needs}", command=option)], None
     why, info = _ask_about(spec)
@@ -152,6 +152,15 @@ def _look_at_weights(spec: ModelSpec) -> tuple[Sequence[Need], DiskUse | None]:
         return [Need(what=what, why=f"{spec.pretrained}{size}: {why}", command=command)], None
     about = int((spec.gigabytes or 0) * 1e9)
     return [], use_of(spec, info) or (DiskUse(download=about, convert=0, kept=about) if about else None)
+
+
+def _needs_of_base(spec: ModelSpec) -> list[Need]:
+    """What is wrong with a base that is named for full weights."""
+    try:
+        check_base(spec)
+    except InputError as error:
+        return [Need.of(error)]
+    return []
 
 
 def _look_at_base(spec: ModelSpec, adapter: Path) -> tuple[Sequence[Need], DiskUse | None]:

@@ -44,6 +44,19 @@ def check_packages(recipe: "PreferenceRecipe", folder: Path) -> None:
         log.info(f"{missing}; the log goes to {folder / 'log.jsonl'} without it")
 
 
+def with_short_warm_up(recipe: "PreferenceRecipe", pairs: int) -> "PreferenceRecipe":
+    """The recipe for a run on so many pairs: where that is shorter than the warm-up, with one that leaves a step."""
+    from trainers.training.checkpoints import total_steps
+
+    training = recipe.training
+    most = max(0, total_steps(pairs, training) - 1)
+    if training.warmup_steps <= most:
+        return recipe
+    words = "warmup_steps = %d in place of %d: with --limit the run has %d steps"
+    log.info(words, most, training.warmup_steps, most + 1)
+    return recipe.model_copy(update={"training": training.model_copy(update={"warmup_steps": most})})
+
+
 def on_cpus() -> bool:
     """Whether the user wants processes on CPUs where there is no GPU, by accelerate's own variable."""
     return os.environ.get(ON_CPUS, "").lower() in ("1", "true", "yes", "on")

@@ -34,7 +34,7 @@ from harness.runs.image_use_checks import STAGE, ImageUseChecks, check_image_use
 from harness.runs.interim_scoring import Processes, find_probes_without_value, train_and_score
 from harness.runs.outcome import CONTROL, Outcome, Stop, panel_verdicts
 from harness.runs.recipe_scoring import scored_by
-from harness.runs.recipe_training import base_to_train, merge_adapter
+from harness.runs.recipe_training import base_to_train, merge_adapter, with_short_warm_up
 from harness.runs.run_folder import claim, hold_run_folder, keep_own_scoring
 from harness.runs.scoring_cost import cost_of_scoring, planned_scoring, rate_of
 from harness.runs.scoring_queue import Scoring, describe_error
@@ -191,6 +191,8 @@ class _Run:
     def train_arms(self, data: TrainingData, layout: Layout | None) -> tuple[dict[str, Job], Stop | None]:
         """Train, and the control: the jobs by arm, and why training was stopped early."""
         recipe = self.recipe
+        if self.scoring.settings.limit is not None:
+            recipe = with_short_warm_up(recipe, len(data.pairs))
         self.scoring.drop()  # a judge that was served has rated the data
         job = Job(
             recipe=recipe,

@@ -33,14 +33,26 @@ class Budget:
     """See the module's docstring. `limit` is in US dollars, `model` stands in messages."""
 
     def __init__(self, store: Store, claims: Claims, model: str, scope: str, limit: float) -> None:
-        self.store, self.claims, self.model, self.limit = store, claims, model, limit
-        with store.writing():
-            found = store.run("SELECT run, begun FROM budgets WHERE scope = ? AND NOT ended", scope)
-            self.run, self.begun = found[0] if found else (uuid4().hex, datetime.now(UTC).isoformat(timespec="seconds"))
-            values = (self.run, scope, self.begun)
-            store.run("INSERT OR IGNORE INTO budgets (run, scope, begun, spent) VALUES (?, ?, ?, 0)", *values)
-            self._reserve(0.0)
+        self.store, self.claims, self.model, self.scope, self.limit = store, claims, model, scope, limit
+        self._is_begun = False
+        self.run, self.begun = self._find()
         _opened.add(self)
+
+    def begin(self) -> None:
+        """Join the run that is on, or begin one."""
+        if self._is_begun:
+            return
+        with self.store.writing():
+            self.run, self.begun = self._find()
+            values = (self.run, self.scope, self.begun)
+            self.store.run("INSERT OR IGNORE INTO budgets (run, scope, begun, spent) VALUES (?, ?, ?, 0)", *values)
+            self._reserve(0.0)
+        self._is_begun = True
+
+    def _find(self) -> tuple[str, str]:
+        """The run that is on and when it was begun, or those of a new one."""
+        found = self.store.run("SELECT run, begun FROM budgets WHERE scope = ? AND NOT ended", self.scope)
+        return found[0] if found else (uuid4().hex, datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
     def spent(self) -> float:
@@ -53,6 +65,7 @@ class Budget:
     def reserve(self, cost: float, what: str = "the next call") -> bool:
         """Set so much aside for what is to be sent; False where that must wait for calls on their way, which may cost
         less than what is set aside for them. BudgetSpent where it would pass the limit in any case."""
+        self.begin()
         with self.store.writing():
             self._charge_the_dead()
             spent = self.spent
@@ -76,6 +89,8 @@ class Budget:
 
     def end(self) -> None:
         """The command has ended as it should: unless another process is still at it, the next begins anew."""
+        if not self._is_begun and not self.store.run("SELECT 1 FROM budgets WHERE run = ?", self.run):
+            return  # nothing was asked, and no run was on
         with self.store.writing():
             self.store.run("DELETE FROM reserved WHERE holder = ? AND run = ?", self.claims.holder, self.run)
             self._charge_the_dead()

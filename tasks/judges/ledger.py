@@ -192,9 +192,10 @@ _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM calls"
 class Ledger:
     """See the module's docstring. Safe to use from several threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, when_written: bool = False) -> None:
+        """Open a ledger, or make it; with `when_written` not before something is written."""
         self.path = path
-        self._store = Store(path, SCHEMA)
+        self._store = Store(path, SCHEMA, when_written=when_written)
         self._run = self._store.run
         self.claims, self.bodies = Claims(self._store), PaidBodies(self._store)
         self.batches = OpenBatches(self._store, self.claims)

@@ -41,7 +41,7 @@ LARGEST: Final = 2**20
 
 def fetch(source: PromptSource) -> str:
     """The template of `source`, from the cache folder where it is there."""
-    kept = cache_folder() / "prompts" / f"{source.sha256}.txt"
+    kept = prompts_folder() / f"{source.sha256}.txt"
     if kept.is_file():
         text = kept.read_text(encoding="utf-8")
         if _compute_digest(text) == source.sha256:
@@ -64,9 +64,9 @@ def _download(url: str) -> str:
         raise RunError(f"{url}: can't fetch the official prompt: {getattr(error, 'reason', error)}") from None
 
 
-def cache_folder() -> Path:
-    """Where this project keeps what it fetched or unpacked for the user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlm-harness"
+def prompts_folder() -> Path:
+    """Where prompts that were fetched are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlm-harness" / "prompts"
 
 
 def _compute_digest(text: str) -> str:

@@ -116,6 +116,11 @@ class OpenAIJudge:
             self.client.without_server = 0
             log.warning("%s: %d of them were kept without their server's address, which may be another", label, count)
 
+    def begin_run(self) -> None:
+        """What is needed is there, and questions will come: other processes share the budget from here on."""
+        if self.client.budget is not None:
+            self.client.budget.begin()
+
     def end_run(self) -> None:
         """What was to be asked is asked: the next command's budget begins anew."""
         if self.client.budget is not None:

@@ -1,7 +1,7 @@
 """The judge of the scenes world: it reads the scene graph that a rendered image carries, and grades without
 error.
 
-    judge = ExactJudge()
+    judge = ScenesJudge()
     reply = judge.ask(prompt, image)      # the same prompts that go to a GPT-4V-class judge, the same form of reply
 
 It reads the last line of a prompt, which holds the data as JSON, and answers in the words each protocol asks for. It
@@ -223,7 +223,7 @@ def _count_mistakes(scene: Scene, question: str, answer: str) -> int:
     return len(reading.invented) + len(reading.misdescribed)
 
 
-class ExactJudge(ThreadedJudge):
+class ScenesJudge(ThreadedJudge):
     """Grades answers about rendered scenes from their scene graph."""
 
     model = SCENES

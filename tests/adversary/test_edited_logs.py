@@ -26,7 +26,7 @@ from leaderboards.statistics.verdict import interval_repeats
 from tasks.answer import Answer
 from tasks.judges.protocol import GREEDY, JudgeSession, Sampling, ThreadedJudge
 from tasks.registry import registry
-from tasks.scenes.judge import ExactJudge
+from tasks.scenes.judge import ScenesJudge
 
 Log = list[Sample]
 Change = Callable[[Log], Log]
@@ -77,7 +77,7 @@ def score(task: str) -> tuple[Scored, list[Generated], str | None]:
     if not spec.judged:
         return score_answers(spec, docs, answers, None), given, None
     if task == "scenes_mmhal":
-        return score_answers(spec, docs, answers, JudgeSession(judge=ExactJudge(), label=task)), given, "scenes"
+        return score_answers(spec, docs, answers, JudgeSession(judge=ScenesJudge(), label=task)), given, "scenes"
     turns = [score_answers(spec, docs, answers, JudgeSession(judge=Hasher(turn), label=task)) for turn in range(3)]
     return replace(turns[0], rounds=[each.rounds[0] for each in turns]), given, Hasher.model
 

@@ -267,6 +267,7 @@ def test_a_command_that_ended_well_ends_its_budget_unless_another_is_at_work(ser
     first, second = (judge_of(server.url, path, budget=0.004) for _ in range(2))
     first.ask_many(prompts(20))
     spent = first.client.ledger.spent()
+    second.begin_run()
     first.end_run()
     assert second.client.budget is not None
     assert second.client.budget.spent == pytest.approx(spent)  # it is still at work

@@ -249,6 +249,18 @@ def test_what_cannot_be_read_or_written_is_one_line_before_any_work(
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "file", "results.json"}
 
 
+def test_a_place_where_no_file_can_be_is_told_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "runs", "m")
+    told = refused(["leaderboard", str(tmp_path / "runs"), "--html", "/proc/new/x.html"], capsys)
+    assert "--html '/proc/new/x.html': nothing can be written in '/proc'" in told
+    told = refused(["leaderboard", str(tmp_path / "runs"), "--html", str(tmp_path / f"{'x' * 300}.html")], capsys)
+    assert "xxx.html': File name too long" in told
+    assert len(told) < 200
+    assert "file name too long" in refused(["leaderboard", "x" * 300], capsys)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_takes_no_file_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(tmp_path / "runs", "m")

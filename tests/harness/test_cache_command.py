@@ -43,6 +43,26 @@ def test_kinds_sizes_places_and_what_was_paid_are_shown(capsys: pytest.CaptureFi
     assert found["data"]["path"].endswith("data/pope")
 
 
+def test_features_logs_and_the_hubs_tables_are_listed_and_removed_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features, servers = Path("runs/features"), Path("runs/x/servers")
+    tables = tmp_path / "hub" / "datasets" / "lmms-lab___pope"
+    for folder in (features, servers, tables):
+        folder.mkdir(parents=True)
+    feature, log, other = features / f"{'0a' * 20}.safetensors", servers / "vllm-llava.log", servers / "weights.json"
+    for file in (feature, log, other, tables / "pope.arrow", Path("runs/model.safetensors")):
+        file.write_text("x")
+    found = {one["kind"]: one["path"] for one in listed(capsys) if one["kind"] != "data"}
+    assert (found["features"], found["logs"]) == (str(features), str(servers))
+    assert str(tables) in [one["path"] for one in listed(capsys)]
+    assert run(["cache", "prune", "features,logs", "--yes"]) == 0
+    assert not feature.exists()
+    assert not log.exists()
+    assert other.is_file()
+    assert Path("runs/model.safetensors").is_file()
+
+
 def test_a_kind_is_removed_and_the_others_stay(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cache", "prune", "answers,data", "--dry-run"]) == 0
     assert {one["kind"] for one in listed_after(capsys)} == {"answers", "replies", "data"}

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import harness
 from harness.cli.main import run
 from harness.datasets.build import data_of
-from harness.datasets.readiness import plan_ratings_of
+from harness.datasets.readiness import plan_ratings_of, with_instructions_there
 from harness.evaluation.make_judge import judge_or_estimator
 from harness.models.readiness import look_at_models
 from harness.models.spec import WEIGHTS, ModelSpec, find
@@ -76,6 +77,38 @@ def test_a_dry_run_and_the_run_lack_the_same_and_the_run_claims_no_folder(
     table = capsys.readouterr().err
     assert [part for part in missing if part not in table] == []
     assert not out.exists()
+
+
+def test_a_base_that_cannot_be_is_told_before_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["eval", "--model", "scenes-base", "--base", "nosuch", "--tasks", "scenes_pope", "--out", "x"]
+    assert "scenes-base is no adapter" in " ".join(need["why"] for need in forecast(asked, capsys, code=2)["missing"])
+    assert run(["eval", "--model", "nowhere", "--tasks", "scenes_pope", "--dry-run"]) == 2
+    assert "score no model: none of those named is found" in capsys.readouterr().out
+    for words in (["--attn-implementation", "flash"], ["--dtype", "float33"], ["--device", "gpu"]):
+        assert run(["eval", "--model", "scenes-base", "--tasks", "scenes_pope", "--dry-run", *words]) == 2
+        assert f"'{words[1]}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", ([], ["--judge-budget", "1"], ["--dry-run"]), ids=" ".join)
+def test_a_run_that_lacks_something_and_a_dry_run_leave_no_ledger(
+    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    assert run(["eval", "--model", "scenes-base", "--tasks", "mmhal", "--judge", JUDGE, *more]) == 2
+    assert [path.name for path in tmp_path.iterdir() if path.name != "hub"] == []
+
+
+def test_no_more_instructions_are_planned_than_a_folder_has(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        Image.new("RGB", (32, 32), (80 * number, 0, 0)).save(pictures / f"{number}.png")
+    (pictures / "prompts.txt").write_text("What is this?\nWhere?\n")
+    sources = {"sources": [str(pictures)], "pool": ["scenes"]}
+    many, few = (data_of(None, **sources, given={"instructions": count, "judge": JUDGE}) for count in (500, 4))
+    assert (with_instructions_there(many).instructions, with_instructions_there(few).instructions) == (6, 4)
+    elsewhere = data_of(None, **sources | {"sources": ["hub:some/one"]}, given={"judge": JUDGE})
+    assert with_instructions_there(elsewhere) == elsewhere
 
 
 def test_a_key_is_all_that_an_estimate_does_without(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

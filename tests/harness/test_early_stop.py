@@ -94,7 +94,7 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from harness.evaluation.eval_settings import EvalSettings
     from harness.runs.train_then_eval import train_then_eval
     from support.images import ImageRef
-    from tasks.scenes.judge import ExactJudge
+    from tasks.scenes.judge import ScenesJudge
     from tasks.scenes.language import caption
     from tasks.scenes.world import make_scene
     from trainers.config.recipe import preference_recipe
@@ -121,7 +121,7 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def run(**given: Any) -> Any:
         recipe = preference_recipe(str(folder / "spoilt.toml"))
         settings = EvalSettings(limit=40)
-        return train_then_eval(recipe, folder / "run", ExactJudge(), settings=settings, early_stop=["scenes_mme"])
+        return train_then_eval(recipe, folder / "run", ScenesJudge(), settings=settings, early_stop=["scenes_mme"])
 
     run.folder = folder  # type: ignore[attr-defined]
     return run
@@ -161,10 +161,10 @@ def test_pairs_that_are_there_are_read_and_some_held_out(spoilt: Any) -> None:
 def test_an_early_stop_by_what_is_not_scored_is_a_mistake(tiny_recipe: Path, tmp_path: Path) -> None:
     from harness.runs.train_then_eval import train_then_eval
     from support.errors import InputError
-    from tasks.scenes.judge import ExactJudge
+    from tasks.scenes.judge import ScenesJudge
     from trainers.config.recipe import preference_recipe
 
     for probe, known in (("pope", "scenes_pope"), ("scenes_pope.f2", "scenes_pope.f1")):
         with pytest.raises(InputError, match=f"known: .*{known}"):
-            train_then_eval(preference_recipe(str(tiny_recipe)), tmp_path, ExactJudge(), early_stop=[probe])
+            train_then_eval(preference_recipe(str(tiny_recipe)), tmp_path, ScenesJudge(), early_stop=[probe])
     assert not list(tmp_path.iterdir())

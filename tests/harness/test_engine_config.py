@@ -68,6 +68,7 @@ def test_the_digest_of_a_question_is_that_of_earlier_versions(tmp_path: Path) ->
         ({"share": "all"}, "share = 'all': must be one of prefix, features, answers"),
         ({"compile": "perhaps"}, "compile = 'perhaps': must be true or false"),
         ({"max_memory_per_gpu": "20GB"}, "max_memory_per_gpu = '20GB': would not act without parallelize"),
+        ({"attn_implementation": "flash"}, "attn_implementation = 'flash': unknown.*known: eager, sdpa"),
         ({"bnb_4bit_quant_type": "nf4"}, "would not act without load_in_4bit"),
     ),
 )

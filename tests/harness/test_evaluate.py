@@ -19,7 +19,7 @@ from leaderboards.board.entry import Entry
 from support.errors import JudgeError, NoJudgeError
 from tasks.answer import FailedAnswer
 from tasks.registry import registry
-from tasks.scenes.judge import ExactJudge, answer_to
+from tasks.scenes.judge import ScenesJudge, answer_to
 from tasks.scenes.language import YES_NO_SUFFIX, caption
 from tasks.scenes.world import Scene
 
@@ -45,7 +45,7 @@ def scored(scripted: Callable[[Answer], Any]) -> Callable[..., Evaluation]:
     def scored(answer: Answer, *, judge: Any = None, limit: int | None = 40, tasks: str = "scenes") -> Evaluation:
         settings = EvalSettings(limit=limit)
         found, lm = registry().expand([tasks]), scripted(answer)
-        return evaluate(SPEC, found, judge or ExactJudge(), settings, load=lambda *_, **__: lm)
+        return evaluate(SPEC, found, judge or ScenesJudge(), settings, load=lambda *_, **__: lm)
 
     return scored
 
@@ -89,7 +89,7 @@ def test_a_failed_generation_is_no_empty_answer(scored: Callable[..., Evaluation
 
 
 def test_a_failed_judge_call_leaves_the_sample_unscored(scored: Callable[..., Evaluation]) -> None:
-    class Down(ExactJudge):
+    class Down(ScenesJudge):
         def ask(self, prompt: str, image: Any = None, sampling: Any = None) -> str:
             if '"what does the sign read?"' in prompt:
                 raise JudgeError("no reply")
@@ -117,7 +117,7 @@ def test_another_split_asks_other_questions(scripted: Callable[..., Any]) -> Non
 def test_what_stands_on_the_board_is_found_there_until_the_weights_change(
     random_model: Path, tmp_path: Path, scripted: Callable[..., Any]
 ) -> None:
-    spec, tasks, judge = find(str(random_model)), registry().expand(["scenes_pope"]), ExactJudge()
+    spec, tasks, judge = find(str(random_model)), registry().expand(["scenes_pope"]), ScenesJudge()
     board = Board(tmp_path / "board")
     settings = EvalSettings(limit=4)
     evaluation = evaluate(spec, tasks, judge, settings, name="m", load=lambda *_, **__: scripted(truth))

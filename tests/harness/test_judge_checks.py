@@ -17,7 +17,7 @@ from leaderboards.board.board import Board
 from support.errors import SettingError
 from tasks.judges.protocol import GREEDY, Sampling, ThreadedJudge
 from tasks.registry import registry
-from tasks.scenes.judge import ExactJudge
+from tasks.scenes.judge import ScenesJudge
 from trainers.vlfeedback.annotation import check_pictures
 from trainers.vlfeedback.instructions import Instruction
 
@@ -59,9 +59,9 @@ def test_watch_and_scorers_refuse_it(tmp_path: Path, capsys: pytest.CaptureFixtu
     tasks = [registry().task("mmhal")]
     spec = fetch(find("scenes-base"))
     with pytest.raises(SettingError, match="can't rate mmhal"):
-        ModelScorer(tasks=tasks, judge=ExactJudge()).score(spec, "x")
+        ModelScorer(tasks=tasks, judge=ScenesJudge()).score(spec, "x")
     with pytest.raises(SettingError, match="can't rate mmhal"):
-        Scoring(board=Board(tmp_path / "board"), tasks=tasks, judge=ExactJudge(), state=tmp_path).score(spec, "x")
+        Scoring(board=Board(tmp_path / "board"), tasks=tasks, judge=ScenesJudge(), state=tmp_path).score(spec, "x")
 
 
 @pytest.mark.parametrize("more", ((), ("--dry-run",)))
@@ -76,11 +76,11 @@ def test_score_refuses_it_where_answers_are_to_be_judged(
 
 def test_it_rates_scenes_by_our_own_prompts_alone() -> None:
     scenes, others = registry().expand(["scenes"]), registry().expand(["mme", "mmhal"])
-    check_judge(ExactJudge(), scenes)
+    check_judge(ScenesJudge(), scenes)
     check_judge(Anybody(), [*scenes, *others], official_prompts=True)
-    check_judge(ExactJudge(), [registry().task("mme")], official_prompts=True)
+    check_judge(ScenesJudge(), [registry().task("mme")], official_prompts=True)
     with pytest.raises(SettingError, match="reads our own prompts only; leave out --official-prompts"):
-        check_judge(ExactJudge(), scenes, official_prompts=True)
+        check_judge(ScenesJudge(), scenes, official_prompts=True)
 
 
 def test_pictures_that_are_no_scenes_are_told_before_they_are_asked_about(tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_pictures_that_are_no_scenes_are_told_before_they_are_asked_about(tmp_pa
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     asked = [Instruction(id="1", prompt="?", image="photo.png", kind="question", source="photos")]
     with pytest.raises(SettingError, match=r"knows rendered scenes only, and photo\.png is none; name a model"):
-        check_pictures(ExactJudge(), asked, tmp_path)
+        check_pictures(ScenesJudge(), asked, tmp_path)
     check_pictures(Anybody(), asked, tmp_path)
-    check_pictures(ExactJudge(), [Instruction(id="2", prompt="?", image="none.png", kind="question")], tmp_path)
+    check_pictures(ScenesJudge(), [Instruction(id="2", prompt="?", image="none.png", kind="question")], tmp_path)
 
 
 def test_without_a_key_the_way_to_a_judge_of_open_weights_is_told(

@@ -10,13 +10,13 @@ from support.errors import SettingError
 from tasks.judges.batch import BatchJudge
 from tasks.judges.openai import OpenAIJudge
 from tasks.judges.settings import JudgeSettings
-from tasks.scenes.judge import ExactJudge
+from tasks.scenes.judge import ScenesJudge
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 
 
 def test_a_name_is_the_exact_rater_or_a_model_behind_a_server(tmp_path: Path) -> None:
-    assert isinstance(make_judge("scenes"), ExactJudge)
+    assert isinstance(make_judge("scenes"), ScenesJudge)
     settings = JudgeSettings(seed=3)
     for batch, kind in ((False, OpenAIJudge), (True, BatchJudge)):
         judge = make_judge("m", url="http://127.0.0.1:1/v1", ledger=tmp_path / "l", batch=batch, settings=settings)

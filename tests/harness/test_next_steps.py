@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main as cli
-from harness.cli.next_steps import after_build, after_eval, after_run, after_training
+from harness.cli.next_steps import (
+    after_attention,
+    after_bench,
+    after_build,
+    after_eval,
+    after_injecting,
+    after_run,
+    after_training,
+)
 from leaderboards.board.board import Board
 from tests.leaderboards.conftest import make_entry  # noqa: F401
 from tests.leaderboards.makers import MakeEntry
@@ -40,6 +48,23 @@ def test_after_one_model_another_is_scored_in_the_same_way(
     after_eval(board, [other], given)
     compared, _ = commands(caplog)
     assert compared == ["compare", "one", "two", "--board", str(tmp_path / "a run"), "--partial"]
+
+
+def test_after_measurements_of_judges_and_of_attention(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    after_bench("gpt-4o", ["scenes", "vl_rewardbench"], [tmp_path / "a.json"])
+    assert commands(caplog) == [
+        ["judge", "bench", "JUDGE", "--bench", "scenes,vl_rewardbench", "--out", str(tmp_path)],
+        ["eval", "--model", "MODEL", "--tasks", "hallucination", "--judge", "gpt-4o"],
+    ]
+    after_bench(None, ["scenes"], [])
+    assert commands(caplog) == []
+    after_attention(tmp_path, ["a", "b"], "chair")
+    assert commands(caplog) == [["eval", "--model", "a", "--model", "b", "--tasks", "chair"]]
+    after_injecting(tmp_path, 3)
+    assert [words[:2] for words in commands(caplog)] == [["vlfeedback", "check"], ["train", "RECIPE"]]
+    after_injecting(tmp_path, 0)
+    assert commands(caplog) == []
 
 
 def test_after_runs_trainings_and_builds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

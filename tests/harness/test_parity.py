@@ -13,7 +13,7 @@ from harness.models.load import load
 from harness.models.spec import WEIGHTS, ModelSpec, find
 from support.errors import ModelError
 from tasks.registry import registry
-from tasks.scenes.judge import ExactJudge
+from tasks.scenes.judge import ScenesJudge
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -90,7 +90,7 @@ def test_a_cut_that_comes_too_soon_is_read_differently(random_model: Path) -> No
 
 
 def test_a_judged_tasks_answers_are_judged(random_model: Path) -> None:
-    both = found(random_model, "scenes_mmhal", 6, judge=ExactJudge())
+    both = found(random_model, "scenes_mmhal", 6, judge=ScenesJudge())
     assert (both.differ, both.read_differently) == (0, 0)
     assert both.scores[0].metric == "score"
 

@@ -17,7 +17,7 @@ from harness.models.load import load
 from harness.models.spec import find
 from support.errors import SettingError
 from tasks.answer import FailedAnswer
-from tasks.scenes.judge import ExactJudge
+from tasks.scenes.judge import ScenesJudge
 from tasks.scenes.world import image_of
 from tasks.thoughts import NEVER_ENDED, OF_A_THOUGHT
 from tests.harness.lm_requests import ask
@@ -179,7 +179,7 @@ def test_a_member_of_a_pool_thinks_as_it_is_told(make_model: Callable[..., Path]
     members = (PoolModel(model="scenes-base", thinking="on"), PoolModel(model="scenes-early"))
     data = Data(instructions=1, pool=members, answers=2)
     with pytest.raises(SettingError, match="thinking = on: would not act"):
-        build(tmp_path, data, 0, ExactJudge(), PoolSettings())
+        build(tmp_path, data, 0, ScenesJudge(), PoolSettings())
     with pytest.raises(ValidationError, match="thinking_tokens = 3: would not act"):
         PoolModel(model=folder, thinking="off", thinking_tokens=3)
     assert PoolModel(model="a").model_dump(mode="json").keys().isdisjoint({"thinking", "thinking_tokens"})

@@ -317,7 +317,7 @@ def test_a_recipe_that_scores_nothing_is_refused_before_anything_runs(
 ) -> None:
     from harness.runs.train_then_eval import train_then_eval
     from support.errors import InputError
-    from tasks.scenes.judge import ExactJudge
+    from tasks.scenes.judge import ScenesJudge
     from trainers.config.recipe import preference_recipe
 
     path = tmp_path / "none.toml"
@@ -326,7 +326,7 @@ def test_a_recipe_that_scores_nothing_is_refused_before_anything_runs(
     assert "tasks is empty" in capsys.readouterr().err
     recipe = preference_recipe(str(tiny_recipe)).model_copy(update={"tasks": ()})
     with pytest.raises(InputError, match="tasks is empty"):
-        train_then_eval(recipe, tmp_path / "out", ExactJudge())
+        train_then_eval(recipe, tmp_path / "out", ScenesJudge())
     assert not (tmp_path / "out").exists()
 
 

@@ -16,7 +16,7 @@ from harness.cli.main import run
 from harness.judge_bench import ask
 from harness.judge_bench.benches import BENCHES, read_scenes
 from tasks.judges.official_prompts import PromptSource
-from tasks.scenes.judge import ExactJudge
+from tasks.scenes.judge import ScenesJudge
 from tests.judge.reply_makers import body
 
 pytestmark = pytest.mark.usefixtures("no_keys")
@@ -41,7 +41,7 @@ def picture_in(request: dict[str, Any]) -> Image.Image:
 
 def knowing(request: dict[str, Any]) -> str:
     """The scenes judge, behind a server: it sees the pictures that are sent."""
-    return ExactJudge().ask(text_in(request), picture_in(request))
+    return ScenesJudge().ask(text_in(request), picture_in(request))
 
 
 def text_in(request: dict[str, Any]) -> str:

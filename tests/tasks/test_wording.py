@@ -16,7 +16,7 @@ from tasks.judges import protocol
 from tasks.judges.official_prompts import PromptSource, string_of
 from tasks.judges.protocol import JudgeSession, ThreadedJudge
 from tasks.registry import registry
-from tasks.scenes.judge import ExactJudge
+from tasks.scenes.judge import ScenesJudge
 
 CODE = 'import os\n\ndef main():\n    other = "x"\n    template = """Rate {answer}.\n\nRating:"""\n'
 TEMPLATE = "Rate {answer}.\n\nRating:"
@@ -71,8 +71,8 @@ def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_our_own_words_are_used_unless_the_user_says_otherwise(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "SOURCES", {"mmhal": source(url)})
-    assert JudgeSession(judge=ExactJudge()).official_prompt("mmhal") is None
-    assert JudgeSession(judge=ExactJudge(), official_prompts=True).official_prompt("mmhal") == TEMPLATE
+    assert JudgeSession(judge=ScenesJudge()).official_prompt("mmhal") is None
+    assert JudgeSession(judge=ScenesJudge(), official_prompts=True).official_prompt("mmhal") == TEMPLATE
 
 
 BUILT = """

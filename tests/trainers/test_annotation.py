@@ -409,7 +409,7 @@ def test_models_that_answer_twice_are_told_apart() -> None:
 
 
 def test_the_exact_judge_rates_alike_in_both_modes(tmp_path: Path) -> None:
-    from tasks.scenes.judge import ExactJudge
+    from tasks.scenes.judge import ScenesJudge
     from tasks.scenes.language import caption
     from tasks.scenes.world import make_scene
     from trainers.vlfeedback.annotation import annotate, items_of
@@ -429,7 +429,7 @@ def test_the_exact_judge_rates_alike_in_both_modes(tmp_path: Path) -> None:
     for mode in get_args(RatingMode):
         rows = JsonLines(tmp_path / f"{mode}.jsonl")
         items = items_of(asked, texts, tmp_path)
-        assert annotate(items, rows, ExactJudge(), RatingProtocol(mode=mode)).missing == 0
+        assert annotate(items, rows, ScenesJudge(), RatingProtocol(mode=mode)).missing == 0
         found.append(rows.by_id)
     assert found[0] == found[1]
     assert all(row["ratings"]["true"]["Visual Faithfulness"] == 5 for row in found[0].values())

@@ -17,7 +17,7 @@ from PIL import Image
 from support.errors import DataError, RecipeError
 from support.files import JsonLines, file_lock
 from tasks.answer import FailedAnswer
-from tasks.scenes.judge import ExactJudge
+from tasks.scenes.judge import ScenesJudge
 from tests.trainers.answer_makers import POOL, Echo, asked, data
 from trainers.config.data import PoolModel
 from trainers.config.recipe import find_recipe
@@ -185,7 +185,7 @@ def test_answers_are_read_in_the_order_members_were_drawn_in(tmp_path: Path) -> 
 
 
 def build(folder: Path) -> None:
-    build_dataset(folder, data(), 0, ExactJudge(), echo)
+    build_dataset(folder, data(), 0, ScenesJudge(), echo)
 
 
 def build_and_die(folder: Path, write: int) -> None:

@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from harness.models.load import register
+from harness.runs.recipe_training import with_short_warm_up
 from harness.runs.training_alarms import IDLE, find_idle_training
 from support.errors import ModelError, TrainingError
 from tests.trainers.one_answer import picture
 from tests.trainers.training_runs import captions, job_of
+from trainers.config.recipe import preference_recipe
 from trainers.config.training import Training
 from trainers.data.rows import Preference
 from trainers.training import dpo, sft
@@ -39,6 +41,13 @@ def training_of(**values: Any) -> Training:
 
 
 # Learning rates
+
+
+def test_a_run_with_a_limit_warms_up_for_less_than_it_lasts() -> None:
+    recipe = preference_recipe("scenes-demo")
+    training = recipe.training.model_copy(update={"warmup_steps": 4, "batch_size": 2, "epochs": 1})
+    asked = recipe.model_copy(update={"training": training})
+    assert [with_short_warm_up(asked, pairs).training.warmup_steps for pairs in (1, 6, 100)] == [0, 2, 4]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ from trainers.povid.inject import (
     read_llava,
     wanted_changes,
 )
-from trainers.povid.scenes import ExactInjector, scenes_items
+from trainers.povid.scenes import ScenesInjector, scenes_items
 
 pytestmark = pytest.mark.usefixtures("no_keys")
 ANSWER = "A man in a red coat walks his small dog along the quiet street near a bakery."
@@ -362,7 +362,7 @@ def test_llava_instruct_is_read_and_hostile_names_open_nothing(tmp_path: Path) -
 @pytest.fixture(scope="module")
 def scenes_rows(tmp_path_factory: pytest.TempPathFactory) -> JsonLines:
     rows = JsonLines(tmp_path_factory.mktemp("povid") / "rows.jsonl")
-    inject(scenes_items(200, 0), ExactInjector(), rows, seed=0, every=True)
+    inject(scenes_items(200, 0), ScenesInjector(), rows, seed=0, every=True)
     return rows
 
 
@@ -390,9 +390,9 @@ def test_all_kinds_of_hallucination_come_about_and_the_planted_companion_often(s
 
 def test_the_exact_injector_is_the_same_each_time_and_knows_scenes_only(tmp_path: Path, scenes_rows: JsonLines) -> None:
     again = JsonLines(tmp_path / "rows.jsonl")
-    inject(scenes_items(200, 0), ExactInjector(), again, seed=0, every=True)
+    inject(scenes_items(200, 0), ScenesInjector(), again, seed=0, every=True)
     assert again.path.read_bytes() == scenes_rows.path.read_bytes()
-    assert inject(items(3), ExactInjector(), JsonLines(tmp_path / "other.jsonl"), seed=0) == 3
+    assert inject(items(3), ScenesInjector(), JsonLines(tmp_path / "other.jsonl"), seed=0) == 3
 
 
 def test_the_pairs_are_written_in_povids_form_and_read_back(tmp_path: Path, scenes_rows: JsonLines) -> None:

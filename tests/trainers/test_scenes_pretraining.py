@@ -172,13 +172,13 @@ def test_pretraining_from_nothing_lands_in_the_stated_bands(tmp_path: Path) -> N
     from harness.evaluation.evaluate import evaluate
     from harness.models.spec import ModelSpec
     from tasks.registry import registry
-    from tasks.scenes.judge import ExactJudge
+    from tasks.scenes.judge import ScenesJudge
 
     recipe = find_recipe("scenes-base")
     assert isinstance(recipe, PretrainingRecipe)
     base = train(PretrainingJob(recipe=recipe, out=tmp_path))[-1]
     spec = ModelSpec(name="again", pretrained=str(base.path), dtype="float32", batch_size=64)
-    scored = evaluate(spec, registry().expand(["scenes"]), ExactJudge())
+    scored = evaluate(spec, registry().expand(["scenes"]), ScenesJudge())
     values = {f"{entry.task}.{entry.metric}": entry.value or 0.0 for entry in scored.entries}
     assert 14 <= values["scenes_chair.chair_s"] <= 27
     assert values["scenes_chair.coverage"] >= 93

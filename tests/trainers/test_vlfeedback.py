@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support.errors import JudgeError
-from tasks.scenes.judge import ExactJudge
+from tasks.scenes.judge import ScenesJudge
 from tests.trainers import answer_makers
 from tests.trainers.answer_makers import POOL, Echo
 from trainers.config.data import ASPECTS, Data, PoolModel
@@ -54,7 +54,7 @@ def test_yes_no_instructions_come_in_pairs_on_one_image(tmp_path: Path) -> None:
 def test_a_run_cut_anywhere_ends_with_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "SHARD", 7)
     settings = data()
-    whole = build_dataset(tmp_path / "whole", settings, 0, ExactJudge(), echo)
+    whole = build_dataset(tmp_path / "whole", settings, 0, ScenesJudge(), echo)
     expected = given(tmp_path / "whole")
     lines = expected["c@1.jsonl"].splitlines(keepends=True)
     for kept in (0, 3, 7, 30):
@@ -62,7 +62,7 @@ def test_a_run_cut_anywhere_ends_with_the_same_rows(tmp_path: Path, monkeypatch:
         (folder / "answers").mkdir(parents=True)
         cut = b"".join(lines[:kept]) + lines[kept][:15]  # killed while writing the next line
         (folder / "answers" / "c@1.jsonl").write_bytes(cut)
-        again = build_dataset(folder, settings, 0, ExactJudge(), echo)
+        again = build_dataset(folder, settings, 0, ScenesJudge(), echo)
         assert given(folder) == expected
         for name in ("ratings.jsonl", "vlfeedback.jsonl", "pairs.jsonl"):
             made, wanted = ((at / name).read_text().replace(str(at), "") for at in (folder, tmp_path / "whole"))
@@ -71,31 +71,31 @@ def test_a_run_cut_anywhere_ends_with_the_same_rows(tmp_path: Path, monkeypatch:
 
 
 def test_a_finished_dataset_loads_no_model(tmp_path: Path) -> None:
-    build_dataset(tmp_path, data(), 0, ExactJudge(), echo)
+    build_dataset(tmp_path, data(), 0, ScenesJudge(), echo)
 
     def refuse(member: PoolModel) -> Echo:
         raise AssertionError(f"{member.name} was loaded again")
 
-    assert build_dataset(tmp_path, data(), 0, ExactJudge(), refuse).failed == 0
+    assert build_dataset(tmp_path, data(), 0, ScenesJudge(), refuse).failed == 0
 
 
 def test_failed_answers_are_counted_kept_out_and_asked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "trainers")
     first = build_dataset(
-        tmp_path, data(), 0, ExactJudge(), lambda member: Echo(member.model, fails=lambda *asked: member.model == "b")
+        tmp_path, data(), 0, ScenesJudge(), lambda member: Echo(member.model, fails=lambda *asked: member.model == "b")
     )
     assert first.failed == first.members["b@1"].missing == 32
     assert caplog.messages == ["b@1: 32 of 32 answers failed (32 x out of order); the same command asks again"]
     rows = [json.loads(line) for line in given(tmp_path)["b@1.jsonl"].splitlines()]
     assert all(row["failed"] == "out of order" and row["attempts"] == 3 and "answer" not in row for row in rows)
     assert not any("b@1" in members for members in answers.read_answers(tmp_path).values())
-    second = build_dataset(tmp_path, data(), 0, ExactJudge(), echo)
+    second = build_dataset(tmp_path, data(), 0, ScenesJudge(), echo)
     assert second.failed == 0
     assert sum("b@1" in members for members in answers.read_answers(tmp_path).values()) == 32
 
 
 def test_a_failed_judge_call_is_no_rating_and_is_made_again(tmp_path: Path) -> None:
-    class FailsEveryThird(ExactJudge):
+    class FailsEveryThird(ScenesJudge):
         asked = 0
 
         def ask(self, prompt: str, image: Any = None, sampling: Any = None) -> str:
@@ -107,7 +107,7 @@ def test_a_failed_judge_call_is_no_rating_and_is_made_again(tmp_path: Path) -> N
     first = build_dataset(tmp_path, data(), 0, FailsEveryThird(), echo)
     assert first.failed == 40 // 3
     assert first.counts.rows == 40 - first.failed
-    second = build_dataset(tmp_path, data(), 0, ExactJudge(), echo)
+    second = build_dataset(tmp_path, data(), 0, ScenesJudge(), echo)
     assert (second.failed, second.counts.rows) == (0, 40)
 
 
@@ -127,13 +127,13 @@ def test_pairs_with_nothing_to_learn_from_are_left_out(
     good = Preference(id="0", prompt="What?", images=(), chosen="a ring", rejected="a cube", row=0)
     monkeypatch.setattr(build, "pair_up", lambda rows, rule, counts: [replace(good, id="1", **said), good])
     caplog.set_level("INFO")
-    assert build_dataset(tmp_path, data(), 0, ExactJudge(), echo).pairs == [good]
+    assert build_dataset(tmp_path, data(), 0, ScenesJudge(), echo).pairs == [good]
     assert [pair.id for pair in read_pairs(tmp_path / "pairs.jsonl")] == ["0"]
     assert f"of 2 pairs 1 left out {why} ('1')" in caplog.text
 
 
 def test_the_public_schema_is_vlfeedbacks(tmp_path: Path) -> None:
-    build_dataset(tmp_path, data(), 0, ExactJudge(), echo)
+    build_dataset(tmp_path, data(), 0, ScenesJudge(), echo)
     row = json.loads((tmp_path / "vlfeedback.jsonl").read_text().splitlines()[0])
     assert row.keys() == {"id", "prompt", "models", "completions", "img_path"}
     assert row["models"] == [completion["model"] for completion in row["completions"]]

@@ -110,7 +110,7 @@ class Training(Section):
     log_steps: Annotated[int, Field(gt=0)] = 5
     eval_steps: Annotated[int, Field(gt=0)] | None = None
     """Steps between two evaluations on the pairs that [dataset] holds out; None: never. [data] holds none out."""
-    report_to: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
+    report_to: tuple[Literal["wandb", "trackio", "mlflow", "tensorboard"], ...] = ()
     """Where the log goes besides log.jsonl."""
     group_pairs: bool = False
     """All pairs of a prompt in one batch: much less computation, but less varied batches."""

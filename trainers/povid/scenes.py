@@ -1,7 +1,7 @@
 """POVID's data about rendered scenes, without a server: a judge that reads the scene graph stored in the picture.
 
     items = scenes_items(100, seed=0)                   # true captions and answers about rendered scenes
-    inject(items, ExactInjector(), rows, seed=0)
+    inject(items, ScenesInjector(), rows, seed=0)
 
 It reads the last line of the prompt and replies in the requested form. Its changes are false by the scene graph: an
 absent thing (the missing companion of the planted bias, if there is one), a wrong colour, size, count or place.
@@ -36,7 +36,7 @@ _THING = re.compile(
 )
 
 
-class ExactInjector(ThreadedJudge):
+class ScenesInjector(ThreadedJudge):
     """A judge that puts a mistake into a true answer about a rendered scene."""
 
     model = SCENES

@@ -149,13 +149,14 @@ def _tell_plan(
 ) -> int:
     """Print what --plan says; with a list of what is missing so far, what --dry-run says, which looks for the rest."""
     from harness.datasets.pool import plan_pool
-    from harness.datasets.readiness import plan_ratings_of
+    from harness.datasets.readiness import plan_ratings_of, with_instructions_there
     from harness.evaluation.preflight import Readiness
     from harness.models.readiness import NOTHING
     from harness.runs.forecast import Forecast, with_building
     from tasks.judges.openai import OpenAIJudge
 
     work, needs = how
+    data = with_instructions_there(data)
     ready = Readiness(needs=(), disk=NOTHING) if needs is None else _look(data, out, rater, work, needs)
     found = plan_pool(data, seed, data.instructions, out if out.is_dir() else None)
     ratings = plan_ratings_of(rater, data, out) if isinstance(rater, OpenAIJudge) else None
