@@ -224,17 +224,14 @@ def eval_command(
 
     from harness.evaluation.preflight import look_at_run
     from harness.evaluation.score_models import ModelScorer
-    from harness.models.place import check_place
     from harness.serving.server_host import ServerHost
     from leaderboards.board.board import Board
     from support.stages import Stages
 
-    _check_server(context, server, specs)
+    _check_place(context, server, specs, engine)
     chosen, trackers = expand(tasks), trackers_of(report_to)
     judge.check(context, any(task.judged for task in chosen))
     check_of_tasks(settings, engine, chosen)
-    if server is None and any(spec.backend == "transformers" for spec in specs):
-        check_place(engine)
     needs += needs_of_output("--out", run.out)
     rater = judge.make(asked=False, lacking=needs)
     with Stages():
@@ -264,9 +261,15 @@ def eval_command(
     return exit_code_of(entries, run.max_failed)
 
 
-def _check_server(context: typer.Context, server: ServerSettings | None, models: "Sequence[ModelSpec]") -> None:
-    """SettingError for an option that was given and would not act on models behind servers."""
+def _check_place(
+    context: typer.Context, server: ServerSettings | None, models: "Sequence[ModelSpec]", engine: EngineConfig
+) -> None:
+    """SettingError for an option that was given and would not act on models behind servers, or can't here."""
+    from harness.models.place import check_place
+
     check_server(context, server)
+    if server is None and any(spec.backend == "transformers" for spec in models):
+        check_place(engine)
     if server is None and models and all(spec.backend == "openai" for spec in models):
         refuse_given(context, ("strict",), "the weights of a served model are not read")
         refuse_given(context, ("answers",), "the answers of a served model are kept in --ledger")
