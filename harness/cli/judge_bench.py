@@ -50,12 +50,10 @@ _OF_MODELS: Final = ("reference", "batch_size")
 def bench_command(
     context: typer.Context,
     judge_name: Annotated[
-        str | None,
-        typer.Argument(metavar="[JUDGE]", help="scenes (scene graphs), or a model of an OpenAI-compatible server."),
+        str | None, typer.Argument(metavar="[JUDGE]", help="scenes (scene graphs), or a model of such a server.")
     ] = None,
     bench: Annotated[
-        list[str] | None,
-        typer.Option(help="scenes, vl_rewardbench or multimodal_rewardbench, separated by commas; repeatable."),
+        list[str] | None, typer.Option(help="scenes, vl_rewardbench, multimodal_rewardbench, by commas; repeatable.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="In place of a judge: a trained model, whose implicit DPO reward is scored.")
@@ -106,9 +104,7 @@ def bench_command(
     ready.require()
     if specs is not None:
         return _end(_score_reward(specs, pairs, batch_size, facts, out), max_failed, as_json, out)
-    rater = asked.ready(rater)
-    results = [_ask(rater, one, own, words, facts) for one, own in pairs]
-    return _end(results, max_failed, as_json, out, asked.name or SCENES_JUDGE)
+    return _end(_ask_each(asked.ready(rater), pairs, words, facts), max_failed, as_json, out, asked.name or SCENES)
 
 
 def _facts_of_limit(limit: int | None, seed: int) -> dict[str, str]:
@@ -166,6 +162,12 @@ def _check_options(
     if samples > 1 and (once := [one.name for one in benches if not one.votes]):
         raise SettingError(f"--samples {samples}: {', '.join(once)} asks once by its official rule")
     options.check(context)
+
+
+def _ask_each(
+    rater: Any, pairs: "Sequence[tuple[PairBench, Sequence[Pair]]]", words: dict[str, Any], facts: dict[str, str]
+) -> "list[Result]":
+    return [_ask(rater, bench, own, words, facts) for bench, own in pairs]
 
 
 def _ask(
