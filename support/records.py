@@ -3,37 +3,40 @@
     for record in read(Path("table.jsonl")): ...               # the kind of the file is told by its ending
     for record in read_json(Path("answers.txt")): ...          # JSON, whatever the file is called
 
-JSON may be a list of objects, one object a line, or objects one after the other; text is UTF-8, with or without a byte
-order mark, with any line ends. Only one object of a file, and 128 rows of parquet, are in memory at a time. Anything
-that is no record raises `DataError`, which names the file and the line. Only the end of a file may be incomplete, since
-a writer may have been stopped: see `read`. Which files of a folder are one dataset, `support.shards` says.
+JSON may be a list of objects, one object a line, objects one after the other, or one object that holds the list as its
+`data`, `rows` or the like (see `support.json_records`); text is UTF-8, with or without a byte order mark, with any line
+ends; tables with commas or tabs may be UTF-16, as spreadsheets write them. Only one object of a file, and 128 rows of
+parquet, are in memory at a time. Anything that is no record raises `DataError`, which names the file and the line. Only
+the end of a file may be incomplete, since a writer may have been stopped: see `read`. Which files of a folder are one
+dataset, `support.shards` says.
 """
 
 import csv
 import gzip
 import io
 import json
-import re
 import struct
 import zipfile
 import zlib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, AnyStr, Final, cast
+from typing import IO, Any, Final, cast
 
+from support import json_records
 from support.errors import DataError, first_line, one_line
 from support.files import atomic_path, check_no_pointer
+from support.json_records import as_record, lines_of, read_objects
 from support.unpacking import MAX_EXPANSION, member_problem, open_zip, overlapping, unpacked
 
-Record = dict[str, Any]
-Incomplete = Callable[[], None]
-"""Called for a last record that was cut off while it was written."""
+Record = json_records.Record
+Incomplete = json_records.Incomplete
 
-TEXT: Final = (".jsonl", ".jsonl.gz", ".json")
+TEXT: Final = (".jsonl", ".ndjson", ".jsonl.gz", ".json")
 PARQUET: Final = ".parquet"
 ARROW: Final = ".arrow"
 """What `datasets` saves (save_to_disk)."""
@@ -42,12 +45,6 @@ TABLES: Final = (*TEXT, *SEPARATED, PARQUET)
 
 BATCH: Final = 128
 """Parquet rows held at a time; they may have their images with them."""
-CHUNK: Final = 1 << 20
-"""Characters of a JSON list read at a time."""
-
-MAX_RECORD: Final = 400 << 20
-"""Bytes of one row; the largest picture that is read has 342 MiB as base64."""
-
 _UNREADABLE = (
     EOFError,
     zlib.error,
@@ -93,7 +90,7 @@ def read(path: Path, incomplete: Incomplete | None = None, *, strict: bool = Fal
             with path.open("rb") as file:
                 yield from _read_separated(file, str(path), separator)
         else:
-            yield from (record for _, record in _read_json(partial(_open, path), str(path), incomplete, strict))
+            yield from (record for _, record in read_objects(partial(_open, path), str(path), incomplete, strict))
 
 
 def read_json(path: Path) -> Iterator[Record]:
@@ -106,7 +103,7 @@ def read_lines(
 ) -> Iterator[tuple[int, Record]]:
     """As `read` of JSON, each object with the byte where its line starts (see `read_at`), -1 if it has no own line."""
     with _errors_as_data_errors(path):
-        yield from _read_json(partial(_open, path), str(path), incomplete, strict)
+        yield from read_objects(partial(_open, path), str(path), incomplete, strict)
 
 
 def read_at(path: Path, offset: int) -> Record:
@@ -114,7 +111,7 @@ def read_at(path: Path, offset: int) -> Record:
     with path.open("rb") as file:
         file.seek(offset)
         text = file.readline().decode("utf-8", "surrogatepass")
-    return _as_record(json.loads(text), text)
+    return as_record(json.loads(text), text)
 
 
 @contextmanager
@@ -140,11 +137,12 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _read_zip(path: Path) -> Iterator[Record]:
-    kinds = (".jsonl", ".json", *SEPARATED)
+    kinds = (".jsonl", ".ndjson", ".json", *SEPARATED)
     with open_zip(path) as archive:
         infos = archive.infolist()
         shared, named = overlapping(infos), Counter(info.filename for info in infos)
-        tables = sorted((info for info in infos if PurePosixPath(info.filename).suffix.lower() in kinds), key=_name_of)
+        found = (info for info in infos if PurePosixPath(info.filename).suffix.lower() in kinds)
+        tables = sorted((info for info in found if not _is_hidden(info.filename)), key=_name_of)
         if not tables:
             raise DataError(f"{path}: has no table ({', '.join(kinds)}) in it")
         for info in tables:
@@ -157,7 +155,12 @@ def _read_zip(path: Path) -> Iterator[Record]:
                 with opened() as file:
                     yield from _read_separated(file, where, separator)
             else:
-                yield from (record for _, record in _read_json(opened, where, None, strict=True))
+                yield from (record for _, record in read_objects(opened, where, None, strict=True))
+
+
+def _is_hidden(member: str) -> bool:
+    """Whether a member lies in a hidden folder, or is what macOS packs beside each file."""
+    return any((part[:1] == "." and part != "..") or part == "__MACOSX" for part in PurePosixPath(member).parts)
 
 
 def _name_of(info: zipfile.ZipInfo) -> str:
@@ -168,151 +171,17 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) ->
     return unpacked(archive.open(info), packed=info.compress_size, where=where)
 
 
-def _lines_of(file: IO[AnyStr], where: str) -> Iterator[AnyStr]:
-    """The lines of a file; DataError for one that is longer than any row."""
-    for number in count(1):
-        line = file.readline(MAX_RECORD + 1)
-        if len(line) > MAX_RECORD:
-            raise DataError(f"{where}, line {number}: over {MAX_RECORD:,} bytes long")
-        if not line:
-            return
-        yield line
-
-
 def _read_separated(file: IO[bytes], where: str, separator: str) -> Iterator[Record]:
-    csv.field_size_limit(MAX_RECORD)  # images stand in cells
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    rows = csv.DictReader(_lines_of(text, where), delimiter=separator)
+    csv.field_size_limit(json_records.MAX_RECORD)  # images stand in cells
+    start = cast(io.BufferedReader, file).peek(2)
+    encoding = "utf-16" if start.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+    text = io.TextIOWrapper(file, encoding=encoding, newline="")
+    rows = csv.DictReader(lines_of(text, where), delimiter=separator)
     try:
         for row in rows:
             yield {name.strip(): cell for name, cell in row.items() if name is not None}
     except csv.Error as error:
         raise DataError(f"{where}, line {rows.line_num}: {error}") from None
-
-
-def _read_json(
-    opened: Callable[[], IO[bytes]], where: str, incomplete: Incomplete | None, strict: bool
-) -> Iterator[tuple[int, Record]]:
-    """Objects with the byte where their line starts; -1 for those that don't stand on lines."""
-    with opened() as file:
-        by_line = _holds_an_object_a_line(file)
-    with opened() as file:
-        if by_line:
-            yield from _read_json_lines(file, where, incomplete, strict)
-        else:
-            text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogatepass")
-            yield from ((-1, record) for record in _read_json_texts(text, where))
-
-
-def _holds_an_object_a_line(file: IO[bytes]) -> bool:
-    """False for a list, and for a file whose first object goes on after its first line."""
-    start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if start.startswith(b"["):
-        return False
-    line, newline, _ = (start + (b"" if b"\n" in start else file.readline(MAX_RECORD))).partition(b"\n")
-    try:
-        json.loads(text := line.decode("utf-8", "surrogatepass"))
-    except json.JSONDecodeError as error:
-        return not newline or not _may_go_on(error, text)
-    except (ValueError, RecursionError):  # no UTF-8, or a number of thousands of digits
-        pass
-    return True
-
-
-def _may_go_on(error: json.JSONDecodeError, text: str) -> bool:
-    """Whether the text may be JSON as far as it goes, and only ends too early."""
-    longest_token = 16
-    return error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip()) - longest_token
-
-
-def _read_json_lines(
-    file: IO[bytes], where: str, incomplete: Incomplete | None, strict: bool
-) -> Iterator[tuple[int, Record]]:
-    offset = 0
-    for number, line in enumerate(_lines_of(file, where), start=1):
-        start = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-        if start and not start.isspace():
-            try:
-                value = json.loads(text := start.decode("utf-8", "surrogatepass"))
-            except (ValueError, RecursionError) as error:
-                if strict or line.endswith(b"\n"):
-                    raise DataError(f"{where}, line {number}: not JSON: {error}") from None
-                if incomplete is not None:
-                    incomplete()
-                return
-            try:
-                record = _as_record(value, text)
-            except TypeError as error:
-                raise DataError(f"{where}, line {number}: {error}") from None
-            yield offset + len(line) - len(start), record
-        offset += len(line)
-
-
-_BETWEEN: Final = re.compile(r"[\s,\[\]]*")
-
-
-def _read_json_texts(text: IO[str], where: str) -> Iterator[Record]:
-    """The objects of a list, or objects one after the other; only the one that is being read is in memory."""
-    decoder = json.JSONDecoder()
-    held, at, lines_before, depth, size, ended, newline = "", 0, 0, 0, CHUNK, False, "\n"
-
-    def line_of(place: int) -> str:
-        return f"line {lines_before + held.count(newline, 0, place) + 1}"
-
-    while True:
-        between = _BETWEEN.match(held, at)
-        at = between.end() if between else at
-        depth += between[0].count("[") - between[0].count("]") if between else 0
-        if at < len(held):
-            try:
-                value, end = decoder.raw_decode(held, at)
-                record = _as_record(value, held[at:end])
-            except json.JSONDecodeError as error:
-                if ended or not _may_go_on(error, held):
-                    raise DataError(f"{where}, {line_of(error.pos)}: not JSON: {error.msg}") from None
-            except (TypeError, ValueError, RecursionError) as error:
-                raise DataError(f"{where}, {line_of(at)}: {error}") from None
-            else:
-                yield record
-                at = end
-                continue
-        elif ended:
-            if depth:
-                raise DataError(f"{where}: the list ends without its bracket")
-            return
-        if len(held) - at > MAX_RECORD:
-            raise DataError(f"{where}, {line_of(at)}: a record of over {MAX_RECORD:,} bytes")
-        # Twice as much each time: an object of many chunks is parsed again from its start.
-        size = CHUNK if at == len(held) else min(size * 2, 1 << 30)
-        lines_before += held.count(newline, 0, at)
-        more = text.read(size)
-        held, at, ended = held[at:] + more, 0, not more
-
-
-_HALF: Final = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
-
-
-def _as_record(value: Any, source: str) -> Record:
-    """A JSON value that must be an object, whose JSON text is `source`; TypeError."""
-    if not isinstance(value, dict):
-        raise TypeError(f"{type(value).__name__} where an object is due")
-    if (source.isascii() and "\\u" not in source) or not _HALF.search(source):
-        return value
-    try:
-        return cast(Record, _with_whole_characters(value))
-    except RecursionError:
-        raise TypeError("nested too deeply") from None
-
-
-def _with_whole_characters(value: Any) -> Any:
-    """JSON may hold half a character, which no UTF-8 file can: the replacement character stands for it."""
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {_with_whole_characters(key): _with_whole_characters(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_with_whole_characters(inner) for inner in value]
-    return value
 
 
 def open_parquet(path: Path) -> Any:
@@ -324,7 +193,7 @@ def open_parquet(path: Path) -> Any:
     try:
         check_no_pointer(path)
         # Without a buffer, and with pre_buffer, the column of a whole row group is read at once, with all its images.
-        return pq.ParquetFile(path, pre_buffer=False, buffer_size=CHUNK)
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: not a parquet file: {one_line(error)}") from error
 

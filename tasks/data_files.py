@@ -18,13 +18,13 @@ from typing import Any, Final, TypeVar
 from support.errors import DataError
 from support.files import read_regular
 from support.parsing import parse_yaml
-from support.records import ARROW, PARQUET, columns, suffix
+from support.records import ARROW, PARQUET, TEXT, columns, suffix
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-TABLES: Final = (PARQUET, ARROW, ".jsonl", ".jsonl.gz", ".json", ".tsv", ".csv")
+TABLES: Final = (PARQUET, ARROW, *TEXT, ".tsv", ".csv")
 """Kinds of tables; the first of which a folder has files that hold the task's columns is read."""
 ARCHIVE: Final = ".zip"
 """A table may be packed together with its pictures."""

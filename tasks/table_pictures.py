@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 IMAGE: Final = "image"
 FILE_COLUMNS: Final = (
+    "decoded_image",  # beside `image`, which then has a path
     "image",
     "imagename",
     "image_name",

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from support.errors import DataError
 from support.records import Record, read_json
-from tasks.columns import LETTERS, is_nothing
+from tasks.columns import LETTERS, is_nothing, list_in
 
 log = logging.getLogger(__name__)
 
@@ -91,11 +91,17 @@ def _mme(rows: Sequence[Record], path: Path) -> list[Record]:
 
 
 def _pope(rows: Sequence[Record], path: Path) -> list[Record]:
-    """A question stands once, with the samples that have it: "adversarial,popular,random"."""
+    """A question stands once, with the samples that have it: "adversarial,popular,random", or a list of these."""
+
+    def split(cell: Any) -> list[Any]:
+        text = str(cell or "")
+        listed = list_in(text)
+        return text.split(",") if listed is None else listed
+
     return [
-        {**row, "question_id": row["index"], "category": category.strip()}
+        {**row, "question_id": row["index"], "category": str(category).strip()}
         for row in rows
-        for category in str(row.get("category") or "").split(",")
+        for category in split(row.get("category"))
     ]
 
 
@@ -105,26 +111,33 @@ _DIMENSIONS: Final = {
     **{"text recognition": 9, "text understanding": 9},
 }
 """SEED-Bench's dimensions in any of their spellings, singular -> question_type_id."""
+_OF_IMAGES: Final = {str(number): number for number in range(1, 10)}
+"""The same, where a table has the numbers themselves."""
 
 
 def _seedbench(rows: Sequence[Record], path: Path) -> list[Record]:
     found = []
     for number, row in enumerate(rows, start=1):
-        spelled = " ".join(word.removesuffix("s") for word in re.split(r"[\s_-]+", str(row.get("category")).lower()))
-        if spelled not in _DIMENSIONS:
-            known = ", ".join(_DIMENSIONS)
+        told = str(row.get("category")).strip().lower().removesuffix(".0")
+        spelled = " ".join(word.removesuffix("s") for word in re.split(r"[\s_-]+", told))
+        dimension = {**_DIMENSIONS, **_OF_IMAGES}.get(spelled)
+        if dimension is None:
+            known = ", ".join([*_DIMENSIONS, "1 to 9"])
             raise ValueError(f"row {number}: category {row.get('category')!r}: must be one of {known}")
         choices = {f"choice_{letter.lower()}": row.get(letter) for letter in "ABCD"}
-        about = {"question_id": row["index"], "data_type": "image", "question_type_id": _DIMENSIONS[spelled]}
+        about = {"question_id": row["index"], "data_type": "image", "question_type_id": dimension}
         found.append({**row, **choices, **about})
     return found
 
 
 def _scienceqa(rows: Sequence[Record], path: Path) -> list[Record]:
-    def choices(row: Record) -> list[Any]:
-        return [row[letter] for letter in LETTERS if not is_nothing(row.get(letter))]
+    def choices(number: int, row: Record) -> list[Any]:
+        there = [letter for letter in LETTERS if not is_nothing(row.get(letter))]
+        if gap := next((letter for letter, due in zip(there, LETTERS, strict=False) if letter != due), None):
+            raise ValueError(f"row {number}: has option {gap} and none before it at {LETTERS[there.index(gap)]}")
+        return [row[letter] for letter in there]
 
-    return [{**row, "choices": choices(row)} for row in rows]
+    return [{**row, "choices": choices(number, row)} for number, row in enumerate(rows, start=1)]
 
 
 def _amber(rows: Sequence[Record], path: Path) -> list[Record]:

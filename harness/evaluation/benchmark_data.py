@@ -28,7 +28,7 @@ from tasks.task_yaml import load_yaml
 log = logging.getLogger(__name__)
 
 LOADER: Final = "tasks.documents.load"
-DATA_FILES: Final = (".parquet", ".jsonl", ".json", ".tsv", ".csv", ".zip")
+DATA_FILES: Final = (".parquet", ".jsonl", ".ndjson", ".json", ".tsv", ".csv", ".zip")
 
 
 @dataclass(frozen=True, kw_only=True)

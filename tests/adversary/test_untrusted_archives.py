@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from support import records, unpacking
+from support import json_records, unpacking
 from support.errors import BenchmarkDataError, DataError, HarnessError
 from support.image_folders import ImageIndex, ImageTree
 from support.images import ImageRef
@@ -42,7 +42,7 @@ MEGABYTES, SECONDS = 300, 8
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rules at a tenth of the size, so that each case takes less than a second."""
-    monkeypatch.setattr(records, "MAX_RECORD", 40 << 20)
+    monkeypatch.setattr(json_records, "MAX_RECORD", 40 << 20)
     monkeypatch.setattr(unpacking, "MAX_EXPANSION", 2)
     monkeypatch.setattr(unpacking, "FREE", 16 << 20)
     monkeypatch.setattr(documents, "MAX_ROWS", 100_000)

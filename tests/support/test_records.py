@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from support import records
+from support import json_records, records
 from support.errors import DataError
 
 ROWS = [{"id": str(number), "text": f'é "[{number}]", \n{{' + "x" * number * 40} for number in range(9)]
 
 
-def write_separated(path: Path, separator: str) -> None:
+def write_separated(path: Path, separator: str, encoding: str = "utf-8-sig", mark: str = "") -> None:
     quoted = [[f'"{cell.replace(chr(34), chr(34) * 2)}"' for cell in row.values()] for row in ROWS]
-    path.write_text("\r\n".join(separator.join(cells) for cells in [["id", " text"], *quoted]), "utf-8-sig", newline="")
+    text = "\r\n".join(separator.join(cells) for cells in [["id", " text"], *quoted])
+    path.write_text(mark + text, encoding, newline="")
 
 
 def write_zip(path: Path) -> None:
@@ -25,6 +26,8 @@ def write_zip(path: Path) -> None:
         archive.writestr("b/rows.json", json.dumps(ROWS[4:], indent=1))
         archive.writestr("a.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS[:4]))
         archive.writestr("readme.txt", "no table")
+        archive.writestr("__MACOSX/b/._rows.json", b"\x00\x05\x16\x07")
+        archive.writestr(".cache/rows.jsonl", "{}")
 
 
 def write_parquet(path: Path) -> None:
@@ -46,6 +49,11 @@ FILES: dict[str, Callable[[Path], Any]] = {
     "rows.csv": lambda path: write_separated(path, ","),
     "rows.TSV": lambda path: write_separated(path, "\t"),
     "rows.zip": write_zip,
+    "lines.ndjson": lambda path: path.write_text(LINES, "utf-8"),
+    "little.tsv": lambda path: write_separated(path, "\t", "utf-16"),
+    "big.csv": lambda path: write_separated(path, ",", "utf-16-be", "\ufeff"),
+    "wrapped.json": lambda path: path.write_text(json.dumps({"version": "1", "data": ROWS, "by": {"me": 1}}), "utf-8"),
+    "rows.json": lambda path: path.write_text(json.dumps({"Rows": ROWS}, indent=1), "utf-8-sig"),
     "rows.parquet": write_parquet,
 }
 
@@ -55,9 +63,26 @@ FILES: dict[str, Callable[[Path], Any]] = {
 def test_every_kind_of_file_gives_its_records(
     name: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "CHUNK", chunk)
+    monkeypatch.setattr(json_records, "CHUNK", chunk)
     FILES[name](tmp_path / name)
     assert list(records.read(tmp_path / name, strict=True)) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    (
+        ("a.json", {"data": [1, 2]}),
+        ("a.json", {"data": [{"n": 1}], "answers": [2]}),
+        ("a.json", {"turns": [{"n": 1}]}),
+        ("a.json", {"data": []}),
+        ("a.jsonl", {"data": [{"n": 1}]}),
+    ),
+)
+def test_an_object_with_another_list_is_a_record(name: str, record: Any, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(json.dumps(record))
+    assert list(records.read(tmp_path / name)) == [record]
+    (tmp_path / "two.json").write_text(json.dumps({"data": [{"n": 1}]}) + "\n" + json.dumps(record) + "\n")
+    assert len(list(records.read(tmp_path / "two.json"))) == 2
 
 
 def test_a_line_is_found_again_by_its_byte(tmp_path: Path) -> None:
@@ -93,6 +118,7 @@ def numbered(count: int) -> str:
         ("a.json", '{"a": 1}\n]', "line 2: not JSON"),
         ("a.json", f"[{numbered(30)},\n{{'n': 30}},\n{numbered(30)}]", "line 31: not JSON"),
         ("a.json", '{"deep": ' + "[" * 100_000, "line 1: "),
+        ("a.jsonl", '{"a": 1}'.encode("utf-16"), "is UTF-16; save it as UTF-8"),
         ("a.csv", b"a,b\n1,\xff\n", "can't be read: 'utf-8' codec"),
         ("a.jsonl.gz", b"no gzip", "can't be read: "),
         ("a.zip", b"no zip", "can't be read: "),
@@ -102,7 +128,7 @@ def numbered(count: int) -> str:
 def test_what_is_no_record_is_named_with_its_place(
     name: str, text: str | bytes, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "CHUNK", 256)
+    monkeypatch.setattr(json_records, "CHUNK", 256)
     (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(DataError, match=rf"{name}(, |: ){why}") as caught:
         list(records.read(tmp_path / name, strict=True))
@@ -112,7 +138,7 @@ def test_what_is_no_record_is_named_with_its_place(
 def test_a_mistake_at_the_start_of_a_large_list_is_found_without_reading_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "CHUNK", 256)
+    monkeypatch.setattr(json_records, "CHUNK", 256)
     read: list[int] = []
 
     class Counting:
@@ -125,7 +151,7 @@ def test_a_mistake_at_the_start_of_a_large_list_is_found_without_reading_the_res
 
     text: Any = Counting(['[{"n": 1}, {oops}, ' + "{" * 256, *["x" * 256] * 999])
     with pytest.raises(DataError, match="line 1: not JSON"):
-        list(records._read_json_texts(text, "big.json"))
+        list(json_records._read_json_texts(text, "big.json"))
     assert len(read) == 1
 
 

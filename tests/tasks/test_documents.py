@@ -281,6 +281,20 @@ def test_a_column_is_found_by_the_name_of_other_public_tables(folder: Path, rows
     assert load(table, columns=kinds, other_names={"answer": "gold"})["answer"][:] == ["yes", "no"]
 
 
+@pytest.mark.parametrize("kind", ("parquet", "jsonl"))
+def test_a_decoded_image_stands_before_the_path_of_it(kind: str, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    own = [base64.b64encode(png(shade)).decode() for shade in (10, 20)]
+    asked = {"question": "Dog?", "answer": "yes", "image": "images/1.jpg"}
+    rows = [{**asked, "decoded_image": cell} for cell in own]
+    if kind == "parquet":
+        Dataset.from_list(rows).to_parquet(tmp_path / "t.parquet")
+    else:
+        (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert shades(load(tmp_path)) == [10, 20]
+
+
 def test_a_tables_pictures_are_not_read_at_a_second_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import Dataset
 

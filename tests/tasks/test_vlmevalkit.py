@@ -247,6 +247,9 @@ def test_hallusionbench_takes_the_authors_details_from_their_file(
         ("hallusionbench", "index", "7", "must be category_subcategory_visual_input_set_id_figure_id_question_id"),
         ("seedbench_img", "category", "Cooking", "row 8: category 'Cooking': must be one of scene understanding"),
         ("pope", "category", "often", "category 'often': must be one of random, popular, adversarial"),
+        ("scienceqa_img", "B", "", "row 8: has option C and none before it at B"),
+        ("seedbench_img", "category", "10", "row 8: category '10': must be one of scene understanding"),
+        ("pope", "category", "[random", "category '\\[random': must be one of random, popular, adversarial"),
         ("scienceqa_img", "answer", "E", "must be the number from 0, or the letter, of one of 3 choices"),
     ),
 )
@@ -257,6 +260,29 @@ def test_a_row_that_the_kit_does_not_write_is_refused(
     kit[-1][column] = cell
     with pytest.raises(BenchmarkDataError, match=must):
         documents(task, write_tsv(tmp_path / "t.tsv", kit))
+
+
+@pytest.mark.parametrize("form", ("['{}', '{}']", '["{}","{}"]', "{}, {}"))
+def test_popes_categories_may_be_a_list(form: str, tmp_path: Path) -> None:
+    rows = [{**row, "category": "adversarial,popular"} for row in both("pope")[1]]
+    asked = documents("pope_llava", write_tsv(tmp_path / "POPE.tsv", rows))
+    written = [{**row, "category": form.format("adversarial", "popular")} for row in rows]
+    assert documents("pope_llava", write_tsv(tmp_path / "POPE.tsv", written)) == asked
+
+
+@pytest.mark.parametrize("form", ("{}", "{}.0"))
+def test_seedbenchs_dimensions_may_be_numbers(form: str, tmp_path: Path) -> None:
+    rows = both("seedbench_img")[1]
+    asked = documents("seedbench_img", write_tsv(tmp_path / "SEEDBench_IMG.tsv", rows))
+    numbered = [{**row, "category": form.format((1, 5, 9, 3)[number % 4])} for number, row in enumerate(rows)]
+    assert documents("seedbench_img", write_tsv(tmp_path / "SEEDBench_IMG.tsv", numbered)) == asked
+
+
+def test_a_table_with_tabs_may_be_utf_16(tmp_path: Path) -> None:
+    table = write_tsv(tmp_path / "MMBench_DEV_EN.tsv", both("mmbench")[1])
+    asked = documents("mmbench", table)
+    table.write_text(table.read_text("utf-8"), "utf-16", newline="")
+    assert documents("mmbench", table) == asked == documents("mmbench", tmp_path)
 
 
 @pytest.mark.parametrize("form", ("{}.0", "['{}']", '["{}"]'))
