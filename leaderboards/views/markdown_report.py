@@ -210,6 +210,8 @@ def _protocols(shown: Sequence[Entry], apart: bool) -> str:
     if set(found.values()) <= {BARE}:
         return ""
     differ = " (asked by ...): scores of one column were asked in several ways, so a difference may come from that."
+    if not apart and len(found) > 1 and len(set(found.values())) == 1:
+        found = {"every model": next(iter(found.values()))}
     named = "; ".join(f"{cell(model)}: {cell(asked)}" for model, asked in found.items())
     return f"Protocols: {named}.{differ if apart else ''}"
 

@@ -87,6 +87,7 @@ def test_base_and_checkpoints_are_asked_alike_and_a_run_goes_on_with_its_own_pro
     assert fact.startswith("mine ")
     assert {entry.provenance["prompt suffix"] for entry in entries} == {" Say yes or no."}
     assert json.loads((out / "run.json").read_text())["recipe"]["scoring"]["protocol"] == str(mine)
+    assert "Protocols: every model: mine + 'Say yes or no.'." in (out / "report.md").read_text()
     before = len(entries)
     assert cli.run([*command, *asked]) == 0
     assert len(Board(out / "board").entries()) == before

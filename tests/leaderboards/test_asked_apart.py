@@ -58,7 +58,7 @@ def test_every_view_shows_a_rows_protocol_and_where_it_differs(make_entry: MakeE
 def test_where_all_were_asked_alike_no_score_says_so(make_entry: MakeEntry) -> None:
     alike = [asked_by(make_entry(model=name), "llava-1.5 0123abcd") for name in "ab"]
     text = leaderboard(alike)
-    assert "Protocols: a: llava-1.5; b: llava-1.5." in text
+    assert "Protocols: every model: llava-1.5." in text
     assert "asked by" not in text
     plain = [make_entry(model=name) for name in "ab"]
     assert "Protocols" not in leaderboard(plain)
