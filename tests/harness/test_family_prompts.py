@@ -1,4 +1,6 @@
-"""Families without a chat template are asked as their authors document it, token by token, and answers end so."""
+"""Families are asked as their authors document it, token by token, with a chat template of the hub and without one.
+
+Qwen-VL-Chat's prompt is in test_shown_prompt.py, its tokens are in test_qwen_vl.py."""
 
 import shutil
 from collections.abc import Callable
@@ -10,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer
+from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE as smolvlm_template
 
 from harness.engine.family_prompts import is_address
+from harness.evaluation.protocol import as_asked, conversation_of
 from harness.models.chat_templates import chat_template_of
 from harness.models.configuration import identity_behind_server
 from harness.models.fetch import fetch
@@ -22,6 +26,7 @@ from support.errors import ModelError, TrainingError
 from tasks.answer import FailedAnswer
 from tests.harness.lm_requests import instance
 from tests.harness.test_chat_templates import weights, write
+from tests.harness.test_llava_15 import HUB_TEMPLATE
 from tests.harness.zoo import FAMILIES
 
 QUESTION = "Is there a red circle in the image?"
@@ -47,6 +52,121 @@ DOCUMENTED: dict[str, Callable[[Any, Image.Image], Any]] = {
     # huggingface.co/Salesforce/instructblip-vicuna-7b
     "instructblip": lambda processor, image: processor(images=image, text=QUESTION, return_tensors="pt"),
 }
+
+
+GEMMA_3 = """{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- if messages[0]['content'] is string -%}
+        {%- set first_user_prefix = messages[0]['content'] + '\n\n' -%}
+    {%- else -%}
+        {%- set first_user_prefix = messages[0]['content'][0]['text'] + '\n\n' -%}
+    {%- endif -%}
+    {%- set loop_messages = messages[1:] -%}
+{%- else -%}
+    {%- set first_user_prefix = "" -%}
+    {%- set loop_messages = messages -%}
+{%- endif -%}
+{%- for message in loop_messages -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception("Conversation roles must alternate user/assistant/user/assistant/...") }}
+    {%- endif -%}
+    {%- if (message['role'] == 'assistant') -%}
+        {%- set role = "model" -%}
+    {%- else -%}
+        {%- set role = message['role'] -%}
+    {%- endif -%}
+    {{ '<start_of_turn>' + role + '\n' + (first_user_prefix if loop.first else "") }}
+    {%- if message['content'] is string -%}
+        {{ message['content'] | trim }}
+    {%- elif message['content'] is iterable -%}
+        {%- for item in message['content'] -%}
+            {%- if item['type'] == 'image' -%}
+                {{ '<start_of_image>' }}
+            {%- elif item['type'] == 'text' -%}
+                {{ item['text'] | trim }}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- else -%}
+        {{ raise_exception("Invalid content type") }}
+    {%- endif -%}
+    {{ '<end_of_turn>\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{'<start_of_turn>model\n'}}
+{%- endif -%}
+"""
+TEMPLATED: dict[str, tuple[str, str]] = {
+    # Template: llava-hf/llava-1.5-7b-hf. Prompt: haotian-liu/LLaVA, conversation.py, vicuna_v1.
+    "llava": (
+        HUB_TEMPLATE,
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        f"detailed, and polite answers to the user's questions. USER: <image>\n{QUESTION} ASSISTANT:",
+    ),
+    # Template: llava-hf/llava-v1.6-mistral-7b-hf. Prompt: its model card, and transformers' example of the class.
+    "llava_next": (
+        "{% for message in messages %}{% if message['role'] == 'system' %}"
+        "{{ '<<SYS>>\n' + message['content'][0]['text'] + '\n<</SYS>>\n\n' }}"
+        "{% elif message['role'] == 'user' %}{{ '[INST] ' }}{# Render all images first #}"
+        "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+        "{# Render all text next #}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+        "{{ content['text'] }}{% endfor %}{{' [/INST]' }}{% elif message['role'] == 'assistant' %}"
+        "{{ ' ' + message['content'][0]['text'] + '<\\s> ' }}{% else %}"
+        "{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}",
+        f"[INST] <image>\n{QUESTION} [/INST]",
+    ),
+    # Template: Qwen/Qwen2.5-VL-7B-Instruct. Prompt: QwenLM/Qwen2.5-VL, README, "Add ids for multiple image inputs".
+    "qwen2_5_vl": (
+        "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
+        "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
+        "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
+        "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
+        "{% for content in message['content'] %}"
+        "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
+        "{% set image_count.value = image_count.value + 1 %}"
+        "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}<|vision_start|><|image_pad|><|vision_end|>"
+        "{% elif content['type'] == 'video' or 'video' in content %}"
+        "{% set video_count.value = video_count.value + 1 %}"
+        "{% if add_vision_id %}Video {{ video_count.value }}: {% endif %}<|vision_start|><|video_pad|><|vision_end|>"
+        "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        f"<|vision_start|><|image_pad|><|vision_end|>{QUESTION}<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    # Template: OpenGVLab/InternVL3-8B-hf, as transformers' tests/models/internvl/test_processing_internvl.py has it.
+    # Prompt: transformers' page of InternVL.
+    "internvl": (
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}"
+        "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for content in message['content'] %}"
+        "{% if content['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% elif content['type'] == 'video' %}"
+        "{{ '<video>\n' }}{% elif content['type'] == 'text' %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}"
+        "{{'<|im_end|>\n'}}{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\n' }}{% endif %}",
+        f"<|im_start|>user\n<IMG_CONTEXT>\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    # Template: the processor's own. Prompt: transformers' tests/models/smolvlm/test_processing_smolvlm.py.
+    "smolvlm": (
+        smolvlm_template,
+        f"<|im_start|>User:<image>{QUESTION}<end_of_utterance>\nAssistant:",
+    ),
+    # Template: google/gemma-3-4b-it. Prompt: ai.google.dev/gemma/docs/core/prompt-structure.
+    "gemma3": (
+        GEMMA_3,
+        f"<start_of_turn>user\n<start_of_image>{QUESTION}<end_of_turn>\n<start_of_turn>model\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", TEMPLATED)
+def test_a_hub_template_gives_the_tokens_of_the_documented_prompt(tmp_path: Path, family: str) -> None:
+    template, documented = TEMPLATED[family]
+    FAMILIES[family](tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(template, encoding="utf-8")
+    lm: Any = load(as_asked(fetch(find(str(tmp_path))), "official"))
+    system = conversation_of("official", find(str(tmp_path))).system
+    turns = [{"role": "system", "content": system}] if system else []
+    asked = str(lm.apply_chat_template([*turns, {"role": "user", "content": f"<image>{QUESTION}"}]))
+    expected = lm.processor(text=[documented], images=[[picture()]], return_tensors="pt")["input_ids"][0].tolist()
+    assert lm.tokens(asked, [picture()]) == expected
+    assert lm.processor_inputs(asked, [picture()])["input_ids"][0].tolist() == expected
 
 
 @pytest.fixture(scope="module")
