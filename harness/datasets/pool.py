@@ -13,7 +13,9 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,8 @@ from harness.models.chat_templates import chat_template_of
 from harness.models.fetch import cached, fetch
 from harness.models.served_identity import identified
 from harness.models.spec import OPENAI_PREFIX, ModelSpec, find
+from harness.models.weight_files import read_header, weight_files
+from support.errors import ModelError
 from tasks.judges.addresses import without_credentials
 from trainers.config.data import Data, PoolModel
 from trainers.vlfeedback.decode_plan import DecodePlan, ModelFacts, plan
@@ -210,10 +214,9 @@ def _find_weights(spec: ModelSpec) -> Path | None:
 def _read_sizes(known: ModelFacts, folder: Path, spec: ModelSpec) -> ModelFacts:
     """The facts with the sizes that its files tell: headers of the safetensors, config.json."""
     parameters = stored = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, tensor in header.items():
+    with suppress(ModelError):  # told when it is loaded
+        headers = [read_header(path)[0] for path in weight_files(folder) if path.suffix == ".safetensors"]
+        for name, tensor in chain(*(header.items() for header in headers)):
             if name != "__metadata__":
                 parameters += prod(tensor["shape"])
                 stored += tensor["data_offsets"][1] - tensor["data_offsets"][0]

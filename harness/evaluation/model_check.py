@@ -148,8 +148,8 @@ def describe_fit(checked: ModelCheck) -> str:
     room = total - peak
     how = "fits" if peak <= MOST_OF_MEMORY * total else "fits barely (--batch-size auto)"
     return (
-        f"{how}: {taken:.2f} GB of memory after loading, {peak:.2f} GB at most while answering one question at a time, "
-        f"of {total:.1f} GB; {room:.1f} GB are left for more at once"
+        f"{how}: {taken:.2f} GiB of memory after loading, {peak:.2f} GiB at most while answering one question at a "
+        f"time, of {total:.1f} GiB; {room:.1f} GiB are left for more at once"
     )
 
 

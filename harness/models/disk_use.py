@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.models.fetch import converted_copy, files_to_download, in_cache
+from harness.models.base_names import ADAPTER_CONFIG
+from harness.models.fetch import ADAPTER_STEMS, WEIGHT_STEMS, converted_copy, files_to_download, in_cache
 from harness.models.spec import ModelSpec
 from support.errors import Need
 from support.files import cache_folder
@@ -44,6 +45,12 @@ class DiskUse:
         return f"{', '.join(told)}; the caches then hold {describe_size(self.kept)} of it"
 
 
+def use_of_adapter(folder: Path) -> DiskUse:
+    """What an adapter in a folder takes: the copy of weights that are there only as .bin."""
+    copy, bins = converted_copy(folder, ADAPTER_STEMS) or (None, 0)
+    return DiskUse(download=0, convert=0 if copy is None or copy.is_dir() else bins, kept=bins)
+
+
 def use_of(spec: ModelSpec, info: Any = None) -> DiskUse | None:
     """What a model takes that is in a folder, in the hub's cache, or as the hub describes it by `info`; None where the
     sizes of its files are not known."""
@@ -55,7 +62,9 @@ def use_of(spec: ModelSpec, info: Any = None) -> DiskUse | None:
         return None
     left = {name: size for name, size in sizes.items() if place is None or not (place / name).is_file()}
     bins = sum(size for name, size in sizes.items() if name.endswith(".bin"))
-    copied = not left and place is not None and (copy := converted_copy(place)) is not None and copy[0].is_dir()
+    stems = ADAPTER_STEMS if ADAPTER_CONFIG in sizes and "config.json" not in sizes else WEIGHT_STEMS
+    copy = None if left or place is None else converted_copy(place, stems)
+    copied = copy is not None and copy[0].is_dir()
     return DiskUse(download=sum(left.values()), convert=0 if copied else bins, kept=sum(sizes.values()) + bins)
 
 
@@ -78,7 +87,8 @@ def needs_of_room(what: str, use: DiskUse, free: Mapping[Path, float] | None = N
 
 
 def _of_folder(folder: Path, *, is_cache: bool) -> DiskUse:
-    copy, bins = converted_copy(folder) or (None, 0)
+    is_adapter = (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+    copy, bins = converted_copy(folder, ADAPTER_STEMS if is_adapter else WEIGHT_STEMS) or (None, 0)
     held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if is_cache else 0
     return DiskUse(download=0, convert=0 if copy is None or copy.is_dir() else bins, kept=held + bins)
 

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from harness.models.file_digests import WEIGHTS
 from harness.models.spec import BASE_OPTION, ModelSpec, copy_option, on_base
 from harness.models.weight_files import (
     check_named_weights,
+    choose_weights,
     read_json,
     read_tensors,
     weight_files,
@@ -39,6 +41,8 @@ SMALL = (".json", ".txt", ".model", ".tiktoken", ".jinja")
 
 WEIGHT_STEMS: Final = ("pytorch_model", "model")
 """How names of files of weights begin."""
+ADAPTER_STEMS: Final = ("adapter_model",)
+"""The same of an adapter's."""
 
 
 def fetch(spec: ModelSpec) -> ModelSpec:
@@ -66,7 +70,7 @@ def fetch(spec: ModelSpec) -> ModelSpec:
     check_base(spec)
     if spec.adapter is not None:
         check_named_weights(spec.adapter)
-        spec = replace(spec, adapter=_as_safetensors(spec.adapter, ("adapter_model",), SMALL))
+        spec = replace(spec, adapter=_as_safetensors(spec.adapter, ADAPTER_STEMS, SMALL))
     where = spec.folder or Path(spec.pretrained)
     small = (*SMALL, ".py") if spec.remote_code else SMALL
     folder = _as_safetensors(where, WEIGHT_STEMS, small)
@@ -163,10 +167,10 @@ def files_to_download(spec: ModelSpec, info: Any) -> dict[str, int] | None:
     return found if found and None not in found.values() else None
 
 
-def converted_copy(folder: Path) -> tuple[Path, int] | None:
+def converted_copy(folder: Path, stems: tuple[str, ...] = WEIGHT_STEMS) -> tuple[Path, int] | None:
     """Where the copy as safetensors is, or will be, of weights that are there only as .bin, and their bytes; None for
     others."""
-    bins, _, out = _find_files_of_copy(folder, WEIGHT_STEMS, SMALL)
+    bins, _, out = _find_files_of_copy(folder, stems, SMALL)
     return None if out is None else (out, sum(path.stat().st_size for path in bins))
 
 
@@ -176,10 +180,10 @@ def _wanted(names: Iterable[str], *, code: bool = False) -> list[str]:
     names = list(names)
     parts = _find_parts(names)
     top = [name for name in names if "/" not in name]
-    safetensors = [name for name in top if name.endswith(".safetensors") and not name.startswith("consolidated")]
-    weights = safetensors or [
-        name for name in top if name.endswith(".bin") and name.startswith(("pytorch_model", "adapter_model"))
-    ]
+    known = [choose_weights(top, stem, ".safetensors") for stem in ("model", "adapter_model")]
+    others = [name for name in top if name.endswith(".safetensors") and not name.startswith("consolidated")]
+    bins = [choose_weights(top, stem, ".bin") for stem in ("pytorch_model", "adapter_model")]
+    weights = ([*chain(*known)] if known[0] else others) or [*chain(*bins)]
     return (
         weights
         + [name for name in top if name.endswith(SMALL)]
@@ -253,7 +257,8 @@ def _find_files_of_copy(
     folder: Path, stems: tuple[str, ...], beside: tuple[str, ...]
 ) -> tuple[list[Path], list[Path], Path | None]:
     """The .bin files to convert, the files to copy, and where to; no place if there are safetensors, or no .bin."""
-    bins = sorted(path for stem in stems for path in folder.glob(f"{stem}*.bin"))
+    there = [path.name for path in folder.glob("*.bin")]
+    bins = sorted(folder / name for stem in stems for name in choose_weights(there, stem, ".bin"))
     if any(folder.glob("*.safetensors")) or not bins:
         return [], [], None
     small = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(beside))

@@ -8,12 +8,13 @@ No weights are read or downloaded: of a folder its files are looked at, of the h
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from harness.models.base_names import ADAPTER_CONFIG
-from harness.models.disk_use import DiskUse, needs_of_room, use_of
+from harness.models.disk_use import DiskUse, needs_of_room, use_of, use_of_adapter
 from harness.models.fetch import cached, check_base, in_cache
 from harness.models.hub import SECONDS, ask_hub
 from harness.models.spec import ModelSpec, copy_option, on_base
@@ -70,6 +71,8 @@ def look_at_models(models: Iterable[ModelSpec]) -> FoundModels:
         needs += found
         if use is not None:
             uses[spec.pretrained] = use
+        if spec.adapter is not None:
+            uses[str(spec.adapter)] = use_of_adapter(spec.adapter)
         elif not found:
             unsized.append(spec.pretrained)
     return FoundModels(needs=tuple(needs), uses=uses, unsized=tuple(unsized))
@@ -79,10 +82,9 @@ def look_at_disk(spec: ModelSpec) -> DiskUse | None:
     """What getting a model will take of the disks; None where its files' sizes are not known. NotReady without room."""
     if spec.backend != "transformers":
         return None
-    info = None
-    if not Path(spec.pretrained).is_dir() and not cached(spec):
-        info = _ask_about(spec)[1]
-    use = use_of(spec, info)
+    use = _look_at_weights(spec)[1]
+    if use is not None and spec.adapter is not None:
+        use += use_of_adapter(spec.adapter)
     if use is not None and (needs := list(needs_of_room(spec.pretrained, use))):
         raise NotReady(needs)
     return use
@@ -141,7 +143,8 @@ def _look_at_weights(spec: ModelSpec) -> tuple[Sequence[Need], DiskUse | None]:
     if cached(spec):
         place = in_cache(spec)
         if place is not None and (place / ADAPTER_CONFIG).is_file() and not (place / "config.json").is_file():
-            return _look_at_base(spec, place)
+            needs, use = _look_at_base(spec, place, use_of(spec))
+            return [*needs_of_files(place, f"adapter {spec.name}", "name one that is whole"), *needs], use
         return _needs_of_base(spec), use_of(spec)
     if spec.needs:
         return [Need(what=what, why=f"it needs {spec.needs}", command=option)], None
@@ -150,6 +153,9 @@ def _look_at_weights(spec: ModelSpec) -> tuple[Sequence[Need], DiskUse | None]:
         size = f" (about {spec.gigabytes:g} GB)" if spec.gigabytes else ""
         command = f"hf download {spec.pretrained} where there is a network, or {option}"
         return [Need(what=what, why=f"{spec.pretrained}{size}: {why}", command=command)], None
+    names = {sibling.rfilename for sibling in info.siblings or []}
+    if ADAPTER_CONFIG in names and "config.json" not in names:
+        return _look_at_base(spec, _fetch_adapter_config(spec), use_of(spec, info))
     about = int((spec.gigabytes or 0) * 1e9)
     return [], use_of(spec, info) or (DiskUse(download=about, convert=0, kept=about) if about else None)
 
@@ -163,14 +169,26 @@ def _needs_of_base(spec: ModelSpec) -> list[Need]:
     return []
 
 
-def _look_at_base(spec: ModelSpec, adapter: Path) -> tuple[Sequence[Need], DiskUse | None]:
-    """The same of the base of an adapter that is in the hub's cache."""
+def _look_at_base(spec: ModelSpec, adapter: Path | None, use: DiskUse | None) -> tuple[Sequence[Need], DiskUse | None]:
+    """The same of an adapter of the hub with its base, which the adapter's configuration names; `use`: the adapter's
+    own."""
+    if adapter is None:  # what it goes on can't be told yet
+        return [], None
     try:
-        below = on_base(adapter, spec.name, spec.base)
+        below = replace(on_base(adapter, spec.name, spec.base), adapter=None, base=None)
     except HarnessError as error:
         return [Need.of(error)], None
-    found = look_at_models([below])
-    return found.needs, found.disk if found.uses else None
+    needs, more = _look_at_weights(below)
+    return needs, None if use is None or more is None else use + more
+
+
+def _fetch_adapter_config(spec: ModelSpec) -> Path | None:
+    """The folder with the configuration of an adapter of the hub, which alone is downloaded; None where it can't be."""
+    from huggingface_hub import snapshot_download
+
+    ask = partial(snapshot_download, spec.pretrained, revision=spec.revision, allow_patterns=[ADAPTER_CONFIG])
+    _, found = ask_hub(lambda hub: ask())
+    return None if found is None else Path(found)
 
 
 def _ask_about(spec: ModelSpec) -> tuple[str, Any]:

@@ -4,7 +4,8 @@ code)."""
 import contextlib
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +35,16 @@ def weight_files(folder: Path) -> list[Path]:
                 raise ModelError(f"{index}: no weight_map of file names")
             return [folder / name for name in sorted(names)]
     raise ModelError(f"{folder}: no weights; looked for {', '.join(STEMS)} and their .index.json")
+
+
+def choose_weights(names: Iterable[str], stem: str, ending: str) -> list[str]:
+    """Those of a folder's file names that hold the weights of a stem ("model") as its loaders choose them: the one
+    file, else its shards, else all that begin so. Copies in another precision (model.fp16.safetensors) are none."""
+    found = sorted(name for name in names if name.startswith(stem) and name.endswith(ending))
+    if stem + ending in found:
+        return [stem + ending]
+    shards = [name for name in found if re.fullmatch(re.escape(stem) + r"-\d+-of-\d+" + re.escape(ending), name)]
+    return shards or found
 
 
 def check_named_weights(folder: Path) -> None:
