@@ -6,7 +6,7 @@ print(write(Path("runs/attention"), base, tuned))     # the table; beside it att
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -14,9 +14,13 @@ from harness.evaluation.attention import KINDS, Array, Attention, Kind
 from leaderboards.statistics.verdict import Pair, PairedTest, interval, panel
 from leaderboards.views.glossary import DIFFERENCE, INTERVAL, OF_TABLE, p_of
 from support.errors import InputError
-from support.files import atomic_path, atomic_write_text
+from support.files import atomic_write_text
 from support.markdown import MISSING, cell, table
+from support.plots import COLOURS, GREY, new_figure, plot_style, save_figure
 from tasks.metric import Metric
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def _mean_of(kind: Kind, what: str, scale: float) -> Metric:
@@ -120,7 +124,7 @@ def _describe_counts(found: Attention) -> str:
     return f"{cell(found.model)}: {read}{lost}."
 
 
-COLOURS: Final[Mapping[Kind, str]] = {"tokens": "#4a4a4a", "grounded": "#1b7f5c", "hallucinated": "#c0392b"}
+COLOUR_OF: Final[Mapping[Kind, str]] = {"tokens": GREY, "grounded": COLOURS[2], "hallucinated": COLOURS[1]}
 LABELS: Final = dict(zip(KINDS, ("answer tokens", "objects there", "objects not there"), strict=True))
 
 
@@ -134,13 +138,14 @@ def plot(base: Attention, tuned: Attention | None, path: Path) -> None:
     another suffix."""
     if path.suffix not in (".png", ".svg"):
         raise InputError(f"{path}: the plot is written as .png or .svg")
-    import matplotlib as mpl
+    with plot_style():
+        save_figure(_draw(base, tuned), path)
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
 
+def _draw(base: Attention, tuned: Attention | None) -> "Figure":
     models = [found for found in (base, tuned) if found is not None]
-    figure, (curves, means) = plt.subplots(1, 2, figsize=(9.6, 3.8), width_ratios=(3, 2), layout="constrained")
+    figure = new_figure(figsize=(9.6, 3.8))
+    curves, means = figure.subplots(1, 2, width_ratios=(3, 2))
     kinds = [kind for kind in KINDS if kind == "tokens" or base.words]
     for index, found in enumerate(models):
         filled = index == len(models) - 1
@@ -149,29 +154,24 @@ def plot(base: Attention, tuned: Attention | None, path: Path) -> None:
             if line is None:
                 continue
             style, label = "o-" if filled else "o--", f"{LABELS[kind]}, {_shorten(found.model)}"
-            curves.plot(range(1, len(line) + 1), 100 * line, style, color=COLOURS[kind], markersize=3, label=label)
+            curves.plot(range(1, len(line) + 1), 100 * line, style, color=COLOUR_OF[kind], markersize=3, label=label)
             metric = _mean_of(kind, "share", 100)
             value, (low, high) = metric(found.records), interval(found.records, metric)
             at = kinds.index(kind) + 0.3 * (index - (len(models) - 1) / 2)
             ends = None if low is None or high is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
-            face = COLOURS[kind] if filled else "white"
-            means.errorbar(at, value, yerr=ends, fmt="o", color=COLOURS[kind], markerfacecolor=face, capsize=4)
+            face = COLOUR_OF[kind] if filled else "white"
+            means.errorbar(at, value, yerr=ends, fmt="o", color=COLOUR_OF[kind], markerfacecolor=face, capsize=4)
     curves.set_xlabel("layer")
     curves.xaxis.get_major_locator().set_params(integer=True)
     curves.set_ylabel("attention on the image, %")
-    curves.set_ylim(bottom=0)
     curves.legend(fontsize=7, handlelength=4)
     means.set_xticks(range(len(kinds)), [LABELS[kind] for kind in kinds], fontsize=8)
     means.set_xlim(-0.6, len(kinds) - 0.4)
-    means.set_ylim(bottom=0)
     title = f"\nhollow {_shorten(base.model)}, filled {_shorten(models[-1].model)}" if tuned else ""
     means.set_title(f"mean over layers, 95% interval{title}", fontsize=8)
     for axis in (curves, means):
-        axis.grid(alpha=0.3)
-    metadata = {"Software": None} if path.suffix == ".png" else {"Date": None}
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=130, metadata=metadata)
-    plt.close(figure)
+        axis.grid()
+    return figure
 
 
 def write(out: Path, base: Attention, tuned: Attention | None = None) -> str:

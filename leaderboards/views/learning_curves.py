@@ -6,10 +6,14 @@ The axis holds the scores and their intervals, and an arrow says which end is be
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from leaderboards.board.entry import Entry
 from leaderboards.views.columns import arrow
-from support.files import atomic_path
+from support.plots import line_styles, new_figure, plot_style, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +27,15 @@ class Point:
 def learning_curves(arms: Mapping[str, Mapping[str, Sequence[Point]]], path: Path, note: str = "") -> None:
     """Write a PNG with one panel a metric: `arms` maps metric label -> arm -> points, the base as step 0 of every
     arm."""
-    import matplotlib as mpl
+    with plot_style():
+        save_figure(_draw(arms, note), path)
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(arms), figsize=(4.2 * len(arms), 3.4), squeeze=False, layout="constrained")
-    for axis, (label, lines) in zip(axes[0], arms.items(), strict=True):
+def _draw(arms: Mapping[str, Mapping[str, Sequence[Point]]], note: str) -> "Figure":
+    figure = new_figure(figsize=(4.2 * len(arms), 3.4))
+    axes = figure.subplots(1, len(arms), squeeze=False)[0]
+    styles = dict(zip(dict.fromkeys(arm for lines in arms.values() for arm in lines), line_styles(), strict=False))
+    for axis, (label, lines) in zip(axes, arms.items(), strict=True):
         for arm, points in lines.items():
             shown = [point for point in points if point.entry.value is not None]
             values = [point.entry.value or 0.0 for point in shown]
@@ -39,18 +45,14 @@ def learning_curves(arms: Mapping[str, Mapping[str, Sequence[Point]]], path: Pat
                 [high - value if high is not None else 0.0 for value, (_, high) in zip(values, ends, strict=True)],
             ]
             steps = [point.step for point in shown]
-            axis.errorbar(steps, values, yerr=errors, label=arm, marker="o", capsize=3)
-        axis.set_title(" ".join(filter(None, (label, _arrow(lines)))), fontsize=10)
+            axis.errorbar(steps, values, yerr=errors, label=arm, capsize=3, **styles[arm])
+        axis.set_title(" ".join(filter(None, (label, _arrow(lines)))))
         axis.set_xlabel("optimizer step")
-        axis.grid(alpha=0.25, linewidth=0.6)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(fontsize=8, frameon=False)
+        axis.grid()
+        axis.legend()
     if note:
         figure.supxlabel(note, fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-    plt.close(figure)
+    return figure
 
 
 def _arrow(lines: Mapping[str, Sequence[Point]]) -> str:

@@ -206,10 +206,12 @@ def test_length_groups_hold_equally_many_answers() -> None:
         ratings = dict.fromkeys(ASPECTS, "2" if length <= 60 else "4")
         found.add(row(Completion(model="m", response="x" * length, ratings=ratings), index=length))
     groups = length_groups(found, 4)
-    assert groups == [(15.5, 2.0), (45.5, 2.0), (75.5, 4.0), (105.5, 4.0)]
+    assert groups == [(15.5, 2.0, 0.0), (45.5, 2.0, 0.0), (75.5, 4.0, 0.0), (105.5, 4.0, 0.0)]
+    (whole,) = length_groups(found, 1)
+    assert whole == pytest.approx((60.5, 3.0, 1.96 * (120 / 119 / 120) ** 0.5))
 
 
 def test_labels_keep_their_distance() -> None:
-    placed = statistics_report._space_labels([4.0, 3.99, 3.98, 1.1, 1.0, 1.0], 0.2)
+    placed = statistics_report._space_labels([4.0, 3.99, 3.98, 1.1, 1.0, 1.0], 0.2, 1.0)
     assert all(a - b >= 0.2 - 1e-9 for a, b in pairwise(placed))
     assert min(placed) >= 1.0
