@@ -58,7 +58,7 @@ def new_figure(**kwargs: Any) -> "Figure":
     return Figure(layout="constrained", **kwargs)
 
 
-def line_styles() -> Iterator[dict[str, str]]:
+def line_styles() -> Iterator[dict[str, Any]]:
     """Colour, marker and line of one series after the other, without end."""
     for color, marker, line in zip(cycle(COLOURS), cycle(MARKERS), cycle(LINES), strict=True):
         yield {"color": color, "marker": marker, "linestyle": line}
