@@ -51,9 +51,10 @@ _OTHERS: Final = (
     *((b"\x76\x2f\x31\x01", "OpenEXR"), (b"#?RADIANCE", "Radiance HDR"), (b"/* XPM", "XPM"), (b"\x8aMNG", "MNG")),
 )
 _OTHER_TEXTS: Final = ((re.compile(rb"P[1-7fFy]\s"), "PPM"), (re.compile(rb"#define \w+_width "), "XBM"))
+_HTML: Final = frozenset("html head body title meta script style link div center p h1 h2 h3 pre iframe table".split())
 _NO_IMAGES: Final = (
+    (re.compile(rb"\s*[\[{]\s*[\"\]}\[{]"), "JSON"),
     (re.compile(rb"version https://git-lfs"), "a pointer of Git LFS (git lfs pull fetches the file)"),
-    (re.compile(rb"\s*<(!doctype html|html|head|body)", re.IGNORECASE), "a web page"),
     (re.compile(rb"%PDF-"), "a PDF file"),
     (re.compile(rb"PK\x03\x04"), "a zip"),
     (re.compile(rb"\x1f\x8b"), "a gzip file"),
@@ -93,9 +94,22 @@ def _find_other(data: bytes) -> str | None:
     head = data[:1024]
     if found := next((name for start, name in _OTHERS if head.startswith(start)), None):
         return found
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"<svg" in head:
+    if _find_root(head) == "svg":
         return "SVG"
     return next((name for start, name in _OTHER_TEXTS if start.match(head)), None)
+
+
+def _find_root(head: bytes) -> str | None:
+    """The name of the root of a text with tags, by its document type or first tag; "" where the beginning does not say
+    it, None for what is no such text."""
+    rest = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not re.match(rb"<[!?a-zA-Z]", rest):
+        return None
+    for start, end in ((b"<?", b"?>"), (b"<!--", b"-->")) * 8:  # these may stand before the root
+        while rest.startswith(start):
+            rest = rest.partition(end)[2].lstrip()
+    found = re.match(rb"<(?:!doctype\s+)?(?:\w+:)?(\w+)", rest, re.IGNORECASE)
+    return found[1].decode("ascii", "replace").lower() if found else ""
 
 
 def check_format(data: bytes) -> str:
@@ -106,7 +120,9 @@ def check_format(data: bytes) -> str:
         raise OSError(f"image of the format {other} is not read; convert it to PNG or JPEG ({READ})")
     if not data:
         raise OSError("an empty file, not an image")
-    if what := next((what for start, what in _NO_IMAGES if start.match(data)), None):
+    root = _find_root(data[:1024])
+    what = None if root is None else "a web page" if root in _HTML else "text with tags (XML or HTML)"
+    if what := what or next((what for start, what in _NO_IMAGES if start.match(data)), None):
         raise OSError(f"{what}, not an image ({READ})")
     raise OSError(f"not an image that is known ({READ})")
 
