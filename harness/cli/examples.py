@@ -17,6 +17,7 @@ harness parity scenes-base scenes_pope --limit 100
 harness parity llava-1.5-7b pope --limit 200  # needs a GPU
 harness train-then-eval silkie --judge gpt-4o-2024-11-20 --dry-run  # needs weights and data, or tells what is missing
 harness train-then-eval scenes-demo --seed 1 --require-better scenes_chair
+harness train-then-eval scenes-demo --seeds 3 --dry-run
 harness train silkie --gpus 8  # needs eight GPUs
 harness train silkie --gpus 16 --slurm partition=gpu --slurm time=2-00 --dry-run  # needs Slurm; prints the job's script
 harness watch runs/scenes-demo --once

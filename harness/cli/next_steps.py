@@ -61,6 +61,13 @@ def after_run(folder: Path, base: str | None, best: str | None, results: object,
     tell_next(results, *changed or [["leaderboard", out, *named]], _page(out, *named), ["view", out, *named])
 
 
+def after_seeds(folder: Path, base: str, compared: Sequence[str], *, partial: bool = False) -> None:
+    """After trainings with several seeds: the comparison again (its words), and the page with a row for them."""
+    more = ["--partial"] if partial else []
+    page = _page(folder.as_posix(), "--base", base, "--group-seeds", *more)
+    tell_next(folder / "report.md", compared, page)
+
+
 def after_training(folder: Path, base: str | None, checkpoints: Sequence[Path], tasks: Iterable[str]) -> None:
     """After `train`: the last checkpoint beside its base, and what changed."""
     if not checkpoints:

@@ -17,7 +17,8 @@ MODEL, DATA, TRAINING, JUDGE, ENGINE, OUTPUT, ADVANCED = PANELS
 
 _NAMES: Final = {
     MODEL: "protocol baseline_model model_base vision lora",
-    DATA: "limit seed data train_data partial_data images samples rows part rule source split references every kind",
+    DATA: "limit seed seeds data train_data partial_data images samples rows part rule source split references every "
+    "kind",
     JUDGE: "ledger official_prompts judge_repeats judge_calibration human_labels",
     ENGINE: "full_answers fresh gpus workers ray slurm",
     OUTPUT: "out as_json dry_run yes output format form html pictures source_url hub_task junit comment push public "

@@ -111,9 +111,10 @@ RUN_DATA = OptionGroup(
 LAUNCH = OptionGroup(kind=LaunchOptions, panel="Training", environment=False)
 
 
-def run_folder_of(out: Path | None, recipe: str, seed: int | None) -> Path:
-    """The folder of --out, or the default one of a recipe of this name."""
-    return out or Path("runs") / (recipe if seed is None else f"{recipe}-seed{seed}")
+def run_folder_of(out: Path | None, recipe: str, seed: int | None, *, several: bool = False) -> Path:
+    """The folder of --out, or the default one of a recipe of this name, for one seed or `several`."""
+    name = recipe if seed is None else f"{recipe}-seed{seed}"
+    return out or Path("runs") / (f"{name}-seeds" if several else name)
 
 
 def use_plain_trl(recipe: "AnyRecipe") -> "PreferenceRecipe":

@@ -1,6 +1,7 @@
 """`harness train-then-eval`: base, data, training, checkpoints and verdict in one command."""
 
 import logging
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +30,7 @@ from harness.cli.options import (
     trackers_of,
 )
 from harness.cli.outputs import needs_of_output
-from harness.cli.setting_options import OptionGroup, with_settings
+from harness.cli.setting_options import OptionGroup, refuse_given, with_settings
 from harness.cli.shown import show
 from harness.cli.train import describe_job, submit_command
 from harness.cli.train_options import (
@@ -60,6 +61,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_Ended = tuple["Sequence[Outcome]", Callable[[Sequence[str]], str]]
+"""The runs that were asked for, and what tells why a required metric is not better."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(LaunchOptions):
@@ -76,6 +80,19 @@ class TrainingOptions(LaunchOptions):
         return [name for name in self.require_better if name != ANY]
 
 
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="Run folder; default: runs/RECIPE (runs/RECIPE-seedN with --seed, runs/RECIPE-seeds with --seeds)."
+    ),
+]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        help="Train with N seeds (or a list: 0,1,2) on the same data, and compare their mean with the base.",
+    ),
+]
 SERVED = replace(SERVER, without=frozenset({"lease"}))
 TRAINING = OptionGroup(kind=TrainingOptions, panel="Training", environment=False)
 
@@ -91,14 +108,13 @@ TRAINING = OptionGroup(kind=TrainingOptions, panel="Training", environment=False
 def train_then_eval_command(
     context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder; default: runs/RECIPE (runs/RECIPE-seedN with --seed).")
-    ] = None,
+    out: RunFolder = None,
     tasks: Annotated[
         list[str] | None, typer.Option(help="Tasks or suites instead of the recipe's, separated by commas; repeatable.")
     ] = None,
     limit: Limit = None,
     seed: Seed = None,
+    seeds: Seeds = None,
     max_failed: MaxFailed = 0.05,
     report_to: ReportTo = None,
     dry_run: DryRun = False,
@@ -116,7 +132,8 @@ def train_then_eval_command(
     """
     found = _find_recipe(recipe, tasks, seed, training, data, fetch=not dry_run)
     found, settings = _find_scoring(found, asked, data, limit)
-    folder = run_folder_of(out, found.name, seed)
+    numbers = _find_seeds(context, found, seeds)
+    folder = run_folder_of(out, found.name, seed, several=bool(numbers))
     judge = replace(judge, name=judge.name or (found.data.judge if found.data else None) or SCENES)
     judge.check(context)
     check_server(context, server)
@@ -124,30 +141,71 @@ def train_then_eval_command(
     rater = judge.make(asked=False, lacking=needs)
     layout = _find_layout(found, folder, training, dry_run, needs)
     from harness.runs.needs import look_at_recipe
+    from harness.serving.server_host import ServerHost
     from support.stages import Stages
 
     settings = EvalSettings(data=data.of_tasks(_names_of_tasks(found)), partial_data=data.partial, limit=limit)
     with Stages():
         ready = look_at_recipe(found, folder, rater, settings, server=server, more=needs)
     if dry_run:
-        forecast = _forecast(found, folder, (rater, settings), ready, seed or found.seed)
-        return tell_forecast(forecast, as_json, _describe_launch(context, folder, training, layout))
+        forecast = _forecast(found, folder, (rater, settings), ready, numbers)
+        return tell_forecast(forecast, as_json, _describe_launch(context, folder, training, layout, numbers))
     ready.require()
     if layout is not None and training.slurm is not None and not is_launched():
         return submit_command(context, folder, layout, training.slurm)
+    rater = judge.ready(rater)
+    host = None if server is None else ServerHost(settings=server, folder=folder / "servers", ledger=judge.ledger)
+    given = _options_of_run(training, layout) | {"server": host, "settings": settings}
+    asked_of = _Run(recipe=found, folder=folder, judge=rater, given=given, trackers=trackers, as_json=as_json)
+    runs, unmet = _train_one(asked_of) if not numbers else _train_several(asked_of, numbers)
+    return _exit_code_of(runs, unmet, training, max_failed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What is ready to start."""
+
+    recipe: "PreferenceRecipe"
+    folder: Path
+    judge: "Judge"
+    given: dict[str, Any]
+    trackers: list[str]
+    as_json: bool
+
+
+def _train_one(run: _Run) -> _Ended:
+    from harness.runs.outcome import unmet
     from harness.runs.report import to_json, write_report
     from harness.runs.train_then_eval import train_then_eval
-    from harness.serving.server_host import ServerHost
+    from support.stages import Stages
 
-    rater = judge.ready(rater)
     with Stages():
-        host = None if server is None else ServerHost(settings=server, folder=folder / "servers", ledger=judge.ledger)
-        more = _options_of_run(training, layout) | ({} if host is None else {"server": host})
-        outcome = train_then_eval(found, folder, rater, settings=settings, **more)
+        outcome = train_then_eval(run.recipe, run.folder, run.judge, **run.given)
         text = write_report(outcome)
-    show(text, json=to_json(outcome) if as_json else None)
-    _tell_end(trackers, folder, outcome)
-    return _exit_code_of(outcome, training, max_failed)
+    show(text, json=to_json(outcome) if run.as_json else None)
+    _tell_end(run.trackers, run.folder, outcome)
+    return [outcome], partial(unmet, outcome)
+
+
+def _train_several(run: _Run, seeds: Sequence[int]) -> _Ended:
+    """With each of the seeds, and what their mean says."""
+    from harness.cli.next_steps import after_seeds
+    from harness.runs.outcome import unmet_tests
+    from harness.runs.seeds_report import runs_words, seeds_json, write_seeds_report
+    from harness.runs.train_seeds import train_seeds
+    from leaderboards.board.board import Board
+    from support.stages import Stages
+
+    with Stages():
+        found = train_seeds(run.recipe, seeds, run.folder, run.judge, **run.given)
+        blocks = write_seeds_report(found)
+    show(blocks, json=seeds_json(found) if run.as_json else None)
+    base, outcomes = found.first.base, list(found.runs.values())
+    after_seeds(run.folder, base, runs_words(found), partial=found.partial)
+    models = dict.fromkeys(entry.model for one in outcomes for entry in one.entries)
+    tell_trackers(run.trackers, Board(found.first.board), list(dict.fromkeys([base, *models])), base)
+    names = f"the mean of {len(seeds)} seeds", base
+    return outcomes, partial(unmet_tests, found.panel, found.recipe, names)
 
 
 def _tell_end(trackers: list[str], folder: Path, outcome: "Outcome") -> None:
@@ -210,6 +268,17 @@ def _names_of_tasks(recipe: "PreferenceRecipe") -> list[str]:
     return [task.name for task in tasks_of(recipe)]
 
 
+def _find_seeds(context: typer.Context, recipe: "PreferenceRecipe", seeds: str | None) -> "tuple[int, ...]":
+    """The seeds of --seeds; none without it. UsageError, also for a --seed that would have no effect."""
+    from harness.runs.train_seeds import parse_seeds
+
+    if seeds is None:
+        return ()
+    if "," in seeds and recipe.data is None:
+        refuse_given(context, ["seed"], "--seeds names all seeds, and this recipe's data are not drawn by one")
+    return parse_seeds(seeds, recipe.seed)
+
+
 def _find_layout(
     recipe: "PreferenceRecipe", folder: Path, training: TrainingOptions, dry_run: bool, lacking: list[Need]
 ) -> "Layout | None":
@@ -231,7 +300,11 @@ def _find_layout(
 
 
 def _forecast(
-    recipe: "PreferenceRecipe", folder: Path, scored_by: "tuple[Judge, EvalSettings]", ready: "Readiness", seed: int
+    recipe: "PreferenceRecipe",
+    folder: Path,
+    scored_by: "tuple[Judge, EvalSettings]",
+    ready: "Readiness",
+    seeds: Sequence[int] = (),
 ) -> "Forecast":
     """What --dry-run says."""
     from harness.datasets.pool import plan_pool
@@ -249,48 +322,62 @@ def _forecast(
     tasks = tasks_of(recipe)
     missing = tasks_without_data(tasks, ready)
     planned = planned_scoring(recipe.training, None, control=recipe.control and recipe.trainer != "sft")
+    planned = planned.of_seeds(len(seeds)) if seeds else planned
     costs = []
     with suppress(InputError):  # a base that is none is among what is missing
         cost = cost_of_model(find(recipe.base), tasks, judge, settings, folder, missing=missing)
         costs = [cost, cost]  # the base's, and a checkpoint's
     scoring = costs[-1].words(planned) if costs else planned.how
-    title, steps = f"{recipe.name}: {recipe.trainer} on {recipe.base}", steps_of(recipe, settings.limit, scoring)
+    title, steps = f"{recipe.name}: {recipe.trainer} on {recipe.base}", steps_of(recipe, settings.limit, scoring, seeds)
     found = forecast_of_scoring(title, steps, costs, ready, out=folder, planned=planned)
     if recipe.data is None:
         return found
     instructions = min(settings.limit or recipe.data.instructions, recipe.data.instructions)
     data = recipe.data.model_copy(update={"instructions": instructions})
     with suppress(InputError):  # so is a member of the pool
-        pool = plan_pool(data, seed, data.instructions, folder / "data" if (folder / "data").is_dir() else None)
+        built = folder / "data" if (folder / "data").is_dir() else None
+        pool = plan_pool(data, recipe.seed_of_data, data.instructions, built)
         ratings = plan_ratings_of(judge, data, folder / "data") if isinstance(judge, OpenAIJudge) else None
         found = with_building(found, pool, ratings)
     return found
 
 
-def _describe_launch(context: typer.Context, folder: Path, training: TrainingOptions, layout: "Layout | None") -> str:
-    """The job, or the processes, that --dry-run shows."""
+def _describe_launch(
+    context: typer.Context,
+    folder: Path,
+    training: TrainingOptions,
+    layout: "Layout | None",
+    seeds: Sequence[int] = (),
+) -> str:
+    """The job, or the processes, that --dry-run shows; of several seeds, the first one's processes."""
     if layout is not None and training.slurm is not None:
         return describe_job(context, folder, layout, training.slurm)
     if layout is not None and layout.needs_launch:
+        from harness.runs.train_seeds import folder_of
         from harness.runs.training_worker import plan
 
-        return plan(folder, layout)
+        return plan(folder_of(folder, seeds[0]) if seeds else folder, layout)
     return ""
 
 
-def _exit_code_of(outcome: "Outcome", training: TrainingOptions, max_failed: float) -> int:
-    from harness.runs.outcome import unmet
+def _exit_code_of(
+    runs: "Sequence[Outcome]", unmet: Callable[[Sequence[str]], str], training: TrainingOptions, max_failed: float
+) -> int:
+    """Of one run, or of one for each seed; `unmet`: why a required metric is not better."""
     from harness.runs.training_alarms import IDLE
     from tasks.judges.reasons import reasons_in_words
 
-    if outcome.failed:
-        return say(f"{len(outcome.failed)} checkpoints are not scored; the same command tries them again", FAILED)
+    if failed := sum(len(one.failed) for one in runs):
+        return say(f"{failed} checkpoints are not scored; the same command tries them again", FAILED)
     required = [*([()] if ANY in training.require_better else []), *([training.named] if training.named else [])]
-    if why := "; ".join(filter(None, (unmet(outcome, names) for names in required))):
+    if why := "; ".join(filter(None, (unmet(names) for names in required))):
         return say(why, REGRESSED)
-    if idle := "; ".join(alarm.words for alarm in outcome.alarms if alarm.name in IDLE):
+    alarms = (alarm for one in runs for alarm in one.alarms)
+    if idle := "; ".join(alarm.words for alarm in alarms if alarm.name in IDLE):
         return say(idle, LOSSY)
-    if outcome.data.failed > max_failed:
-        why = reasons_in_words(outcome.data.reasons)
-        say(f"{outcome.data.failed:.0%} of the training data's answers and ratings failed: {why}", LOSSY)
-    return max(exit_code_of(outcome.entries, max_failed), LOSSY if outcome.lost > max_failed else OK)
+    data = runs[0].data
+    if data.failed > max_failed:
+        why = reasons_in_words(data.reasons)
+        say(f"{data.failed:.0%} of the training data's answers and ratings failed: {why}", LOSSY)
+    entries = list({(entry.run, entry.key): entry for one in runs for entry in one.entries}.values())
+    return max(exit_code_of(entries, max_failed), LOSSY if max(one.lost for one in runs) > max_failed else OK)

@@ -32,6 +32,14 @@ def compare_seeds(
         raise UsageError(f"{both[0]} is named by --runs and by --base")
     if len(groups[1].models) < 2:
         raise UsageError(f"--runs {runs[0]!r} is {groups[1].models[0]} alone; give two seeds or more")
+    return compare_groups(groups, boards, partial=partial, only_headline=only_headline)
+
+
+def compare_groups(
+    groups: Sequence[SeedGroup], boards: Sequence[Board], *, partial: bool = False, only_headline: bool = False
+) -> "Comparison":
+    """The second of two groups against the first; a group of one is a single model. CompareError without a score in
+    common."""
     entries = [entry for board in boards for entry in current_entries(board, partial)]
     notes: list[str] = []
     several = [group for group in groups if len(group.models) > 1]

@@ -34,7 +34,7 @@ UNKNOWN: Final = "not known here"
 
 def write_cards(outcome: Outcome) -> list[Path]:
     """A card into each checkpoint folder of the run; where it was written."""
-    scores = Scores(Board(outcome.out / "board"))
+    scores = Scores(Board(outcome.board))
     written = []
     for checkpoint in outcome.checkpoints:
         if checkpoint.path.is_dir():

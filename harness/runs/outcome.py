@@ -45,6 +45,8 @@ class Outcome:
     """What a finished run has to show."""
 
     out: Path
+    board: Path
+    """The board's folder: the run's own, or one that trainings with other seeds share."""
     recipe: PreferenceRecipe
     base: str
     """Board name of the model that was trained."""
@@ -97,24 +99,27 @@ def unmet(outcome: Outcome, required: Sequence[str] = ()) -> str:
     given: one at least is, and none is worse. BadInput for a name that the panel lacks.
     """
     found = outcome.verdicts[f"{outcome.recipe.trainer} against base"]
+    return unmet_tests(found, outcome.recipe, (outcome.last, outcome.base), required)
+
+
+def unmet_tests(
+    found: Mapping[str, PairedTest], recipe: PreferenceRecipe, names_of: tuple[str, str], required: Sequence[str]
+) -> str:
+    """The same of any tests by "task.metric"; `names_of`: what was trained, and the base."""
+    trained, base = names_of
     if not required:
         worse = [name for name, verdict in found.items() if verdict.outcome == "worse"]
         if worse:
-            return f"{outcome.last} is worse than {outcome.base} by {', '.join(worse)}"
+            return f"{trained} is worse than {base} by {', '.join(worse)}"
         if fallen := [f"{name} is {found[name].words}" for name in found if found[name].outcome == "not better"]:
-            return f"{outcome.last} against {outcome.base}: {', '.join(fallen)}"
-        return (
-            ""
-            if any(verdict.outcome == "better" for verdict in found.values())
-            else f"{outcome.last} is better by none of the panel"
-        )
-    known = list(
-        dict.fromkeys([*(".".join(metric) for metric in panel_of(outcome.recipe, tasks_of(outcome.recipe))), *found])
-    )
+            return f"{trained} against {base}: {', '.join(fallen)}"
+        better = any(verdict.outcome == "better" for verdict in found.values())
+        return "" if better else f"{trained} is better by none of the panel"
+    known = list(dict.fromkeys([*(".".join(metric) for metric in panel_of(recipe, tasks_of(recipe))), *found]))
     names = [find_tested(name, known) for name in required]
     outcomes = {name: found[name].words if name in found else "without a verdict" for name in names}
     short = [f"{name} is {now}" for name, now in outcomes.items() if now != "better"]
-    return f"{outcome.last} against {outcome.base}: {', '.join(short)}" if short else ""
+    return f"{trained} against {base}: {', '.join(short)}" if short else ""
 
 
 CONTROL: Final = "control"

@@ -1,5 +1,7 @@
 """What a recipe would do, in words, for --dry-run."""
 
+from collections.abc import Sequence
+
 from trainers.config.data import PreferenceFile
 from trainers.config.recipe import PreferenceRecipe, PretrainingRecipe
 from trainers.config.scoring import ScoringSettings
@@ -34,8 +36,9 @@ def training_steps(recipe: PreferenceRecipe, dataset: PreferenceFile, world: int
     ]
 
 
-def steps_of(recipe: PreferenceRecipe, limit: int | None, scoring: str) -> list[str]:
-    """One line a stage; `scoring` says what the scoring of checkpoints takes."""
+def steps_of(recipe: PreferenceRecipe, limit: int | None, scoring: str, seeds: Sequence[int] = ()) -> list[str]:
+    """One line a stage; `scoring` says what the scoring of checkpoints takes, `seeds` are those to train with, where
+    they are several."""
     data, training = recipe.data, recipe.training
     documents = f" ({limit} documents each)" if limit else ""
     asked = f", {_words(recipe.scoring)}" if recipe.scoring is not None else ""
@@ -55,10 +58,13 @@ def steps_of(recipe: PreferenceRecipe, limit: int | None, scoring: str) -> list[
         )
     adapters = "all weights" if training.lora is None else f"LoRA r {training.lora.r}"
     numbers = f"{training.epochs:g} epochs, learning rate {training.learning_rate:g}, {adapters}"
-    steps.append(f"{recipe.trainer}: batches of {training.batch_size}, {numbers}")
+    each = f", with each of the seeds {', '.join(map(str, seeds))}" if seeds else ""
+    steps.append(f"{recipe.trainer}: batches of {training.batch_size}, {numbers}{each}")
     if recipe.control:
         steps.append("the same by SFT on the chosen answers, as control")
-    return [*steps, f"score checkpoints: {scoring}", "verdicts, best checkpoint, model cards, report.md with its plot"]
+    ends = "verdicts, best checkpoint, model cards, report.md with its plot"
+    over = ["the mean over seeds against the base, report.md of all seeds"] if seeds else []
+    return [*steps, f"score checkpoints: {scoring}", ends, *over]
 
 
 def _words(scoring: ScoringSettings) -> str:

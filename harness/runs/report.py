@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from harness.evaluation.lost import list_lost
 from harness.runs.checkpoint_selection import Selection
@@ -72,7 +73,7 @@ def render(outcome: Outcome) -> str:
         EXAMPLES_ARE,
         *_list_examples(outcome),
         "## Preference data",
-        _describe_data(outcome),
+        describe_data(outcome),
         "## Time",
         _seconds_table(outcome),
         "## Next",
@@ -235,7 +236,7 @@ def _training_table(outcome: Outcome) -> str:
 def _list_examples(outcome: Outcome) -> list[str]:
     """Answers before and after: the first images on which the base hallucinated and the answer changed, or any that
     changed."""
-    board = Board(outcome.out / "board")
+    board = Board(outcome.board)
     last = outcome.last
     task = outcome.recipe.examples
     runs = {entry.model: entry.run for entry in outcome.entries if entry.task == task}
@@ -270,7 +271,8 @@ def _write_image(out: Path, id: str) -> str:
     return (out / "examples" / write_image(make_scene(id), out / "examples")).as_posix()
 
 
-def _describe_data(outcome: Outcome) -> str:
+def describe_data(outcome: Outcome) -> str:
+    """What was trained on, and whether tasks' pictures are in it."""
     built = outcome.data.built
     leaks = f"Held against the tasks: {describe_leaks(outcome)}."
     if built is None:
@@ -292,7 +294,7 @@ def _seconds_table(outcome: Outcome) -> str:
 
 def _next_commands(outcome: Outcome) -> str:
     last = outcome.last
-    board = shlex.quote((outcome.out / "board").as_posix())
+    board = shlex.quote(outcome.board.as_posix())
     limit = next((entry.limit for entry in outcome.entries if entry.limit is not None), None)
     limited = f" --limit {limit}" if limit is not None else ""
     recipe = outcome.recipe.name if outcome.recipe.name in known_recipes() else "RECIPE.toml"
@@ -312,6 +314,11 @@ def _next_commands(outcome: Outcome) -> str:
 
 def to_json(outcome: Outcome) -> str:
     """Entries and verdicts for machines."""
+    return json.dumps(values_of(outcome))
+
+
+def values_of(outcome: Outcome) -> dict[str, Any]:
+    """The same as JSON values."""
     from harness.runs.outcome import verdict_json
     from leaderboards.board.entry import to_json as entry_json
 
@@ -319,26 +326,24 @@ def to_json(outcome: Outcome) -> str:
         label: {name: verdict_json(verdict) for name, verdict in found.items()}
         for label, found in outcome.verdicts.items()
     }
-    return json.dumps(
-        {
-            "run": outcome.out.as_posix(),
-            "entries": [entry_json(entry) for entry in outcome.entries],
-            "glossary": in_json(OF_TABLE),
-            "verdicts": verdicts,
-            "best": outcome.selection.model,
-            "best scores": {
-                name: {"model": model, "value": best.raw, "held out": best.value}
-                for name, (model, best) in outcome.selection.best.items()
-            },
-            "not ranked": {
-                model: list(why) for model, why in {**outcome.selection.lacking, **outcome.selection.fallen}.items()
-            },
-            "alarms": [asdict(alarm) for alarm in outcome.alarms],
-            "checks": outcome.checks.to_json() if isinstance(outcome.checks, ImageUseChecks) else None,
-            "stopped": None if outcome.stop is None else asdict(outcome.stop),
-            "leaks": dict(outcome.data.leaks),
-            "failed": dict(outcome.failed),
-            "reasons": list_lost(Board(outcome.out / "board"), outcome.entries),
-            "data reasons": [asdict(reason) for reason in outcome.data.reasons],
-        }
-    )
+    return {
+        "run": outcome.out.as_posix(),
+        "entries": [entry_json(entry) for entry in outcome.entries],
+        "glossary": in_json(OF_TABLE),
+        "verdicts": verdicts,
+        "best": outcome.selection.model,
+        "best scores": {
+            name: {"model": model, "value": best.raw, "held out": best.value}
+            for name, (model, best) in outcome.selection.best.items()
+        },
+        "not ranked": {
+            model: list(why) for model, why in {**outcome.selection.lacking, **outcome.selection.fallen}.items()
+        },
+        "alarms": [asdict(alarm) for alarm in outcome.alarms],
+        "checks": outcome.checks.to_json() if isinstance(outcome.checks, ImageUseChecks) else None,
+        "stopped": None if outcome.stop is None else asdict(outcome.stop),
+        "leaks": dict(outcome.data.leaks),
+        "failed": dict(outcome.failed),
+        "reasons": list_lost(Board(outcome.board), outcome.entries),
+        "data reasons": [asdict(reason) for reason in outcome.data.reasons],
+    }

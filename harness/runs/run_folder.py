@@ -38,6 +38,7 @@ DERIVED: Final = (f"{IMAGE_FACTS}*", "leaks.json")
 """Those among them that are made again in no time."""
 SCORED: Final = "score_checkpoints"
 CLAIM: Final = "run.json"
+SEVERAL: Final = "several_seeds"
 LEFT: Final = (CLAIM, "data.json", "left_out.json")
 """Files that a start writes before there is anything."""
 
@@ -74,11 +75,19 @@ def _release(folder: Path) -> None:
     shutil.rmtree(folder / MERGED, ignore_errors=True)
 
 
-def claim(folder: Path, recipe: "PreferenceRecipe | PretrainingRecipe", limit: int | None = None) -> None:
-    """Make the folder this recipe's, with this limit; InputError, with what differs, if it is another's."""
+def claim(
+    folder: Path,
+    recipe: "PreferenceRecipe | PretrainingRecipe",
+    limit: int | None = None,
+    *,
+    several: bool = False,
+) -> None:
+    """Make the folder this recipe's, with this limit, for one training or for `several`; InputError, with what differs,
+    if it is another's."""
     check_regular_files(folder, ("*", "*/*", "data/answers/*"))
     path = folder / CLAIM
     wanted: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest, "limit": limit}
+    wanted |= {SEVERAL: True} if several else {}
     if not path.exists():
         for note in map(read_note, sorted(folder.glob("checkpoint-*"))):
             if note.get("recipe", recipe.digest) != recipe.digest:
@@ -91,12 +100,14 @@ def claim(folder: Path, recipe: "PreferenceRecipe | PretrainingRecipe", limit: i
         return
     try:
         held = parse_json(path.read_text(encoding="utf-8"))
-        same, name = (held["digest"], held["limit"]) == (recipe.digest, limit), held["recipe"]["name"]
-    except (ValueError, KeyError, TypeError):
+        for_several = bool(held.get(SEVERAL))
+        same = (held["digest"], held["limit"], for_several) == (recipe.digest, limit, several)
+        name = held["recipe"]["name"]
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: can't be read; choose another --out or remove it") from None
     if not same:
         found = find_differences(held["recipe"], wanted["recipe"])
-        found += find_differences({"limit": held["limit"]}, {"limit": limit})
+        found += find_differences({"limit": held["limit"], SEVERAL: for_several}, {"limit": limit, SEVERAL: several})
         more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
         which = f" ({', '.join(found[:NAMED])}{more})" if found else ""
         raise InputError(

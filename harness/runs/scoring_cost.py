@@ -79,6 +79,11 @@ class Planned:
     """None: not known before the pairs are read."""
     how: str
 
+    def of_seeds(self, count: int) -> "Planned":
+        """The same for each of so many trainings."""
+        all_of_them = None if self.count is None else self.count * count
+        return Planned(count=all_of_them, how=f"{self.how}, for each of {count} seeds")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringCost:

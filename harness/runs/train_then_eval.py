@@ -47,7 +47,7 @@ from harness.runs.training_alarms import (
     lengths_of,
     read_log,
 )
-from harness.runs.training_data import TrainingData, prepare_training_data
+from harness.runs.training_data import OneOfSeeds, TrainingData, prepare_training_data
 from harness.serving.adapters import Adapters, needs_of_usable
 from harness.serving.server_host import ServerHost
 from leaderboards.board.board import Board
@@ -80,7 +80,7 @@ CHECKED_PAIRS: Final = 48
 
 def train_then_eval(
     recipe: PreferenceRecipe,
-    out: Path,
+    place: Path | OneOfSeeds,
     judge: Judge,
     *,
     settings: EvalSettings | None = None,
@@ -89,7 +89,8 @@ def train_then_eval(
     remote_code: bool = False,
     server: ServerHost | None = None,
 ) -> Outcome:
-    """Do, or finish, the run of `recipe` in `out`; `settings.limit` bounds instructions (or rows read), too.
+    """Do, or finish, the run of `recipe` in a folder; `settings.limit` bounds instructions (or rows read), too. One of
+    several seeds has its board, its data and a merged base in the folder of all.
 
     `settings`: how models are scored, but for the recipe's [scoring]. `early_stop` names probes, "task" or
     "task.metric": training ends once one is significantly worse than the base's. `layout`: processes that train, while
@@ -97,19 +98,25 @@ def train_then_eval(
     scored behind it, after the training unless it is to be kept while that runs or scores are needed earlier.
     InputError for a probe that the recipe's tasks don't have; RunError.
     """
+    out, shared = (place, None) if isinstance(place, Path) else (place.out, place.shared)
     tasks = tasks_of(recipe)
     probes = [probe(name, tasks) for name in early_stop]
     check_judge(judge, tasks)
     limit = None if settings is None else settings.limit
     asked = scored_by(recipe, settings or EvalSettings())
-    recipe = recipe if limit is None else _limit(recipe, limit)
+    recipe = limited(recipe, limit)
     with hold_run_folder(out), server or nullcontext():
         recipe = keep_own_scoring(out, recipe)
         claim(out, recipe, limit)
         register()
-        run = _Run(recipe, out, judge, tasks, probes, asked, remote_code=remote_code, server=server)
+        folders = out, out if shared is None else shared.out
+        run = _Run(recipe, folders, judge, tasks, probes, asked, remote_code=remote_code, server=server)
         run.score_base()
-        data = prepare_training_data(recipe, out, judge, tasks, run.seconds, asked[0], remote_code=remote_code)
+        given = judge, tasks, run.seconds, asked[0]
+        if shared is None:
+            data = prepare_training_data(recipe, out / "data", *given, remote_code=remote_code)
+        else:
+            data = shared.prepare(recipe, *given, remote_code=remote_code)
         run.announce_scoring(data)
         arms, stop = run.train_arms(data, layout)
         failed = run.score_checkpoints(arms)
@@ -124,7 +131,7 @@ class _Run:
     def __init__(
         self,
         recipe: PreferenceRecipe,
-        out: Path,
+        folders: tuple[Path, Path],
         judge: Judge,
         tasks: Sequence[TaskSpec],
         probes: Sequence[Metric],
@@ -133,15 +140,16 @@ class _Run:
         remote_code: bool,
         server: ServerHost | None,
     ) -> None:
-        self.recipe, self.out, self.tasks, self.probes = recipe, out, tasks, probes
-        self.seconds = StageTimer(out / "seconds.json")
-        self.board = Board(out / "board")
+        self.recipe, self.tasks, self.probes = recipe, tasks, probes
+        self.out, self.common = folders  # of this training, and of what others may share with it
+        self.seconds = StageTimer(self.out / "seconds.json")
+        self.board = Board(self.common / "board")
         self.host = AdapterHost()  # all checkpoints are adapters of one base
         self.scoring = Scoring(
             board=self.board,
             tasks=tasks,
             judge=judge,
-            state=out / "watch",
+            state=self.out / "watch",
             settings=asked[0],
             engine=asked[1],
             host=self.host,
@@ -197,13 +205,14 @@ class _Run:
         job = Job(
             recipe=recipe,
             out=self.out,
-            **base_to_train(*merge_adapter(self.base, recipe.base, self.out)),
+            **base_to_train(*merge_adapter(self.base, recipe.base, self.common)),
             preferences=data.pairs,
             held_out=data.held_out,
             bad_rows=data.bad_rows,
+            reference=None if self.common == self.out else self.common / "reference",
             note={"data": data.digest, "leaks": dict(data.leaks)},
         )
-        folder = self.out / "data"
+        folder = self.common / "data"
         pairs = folder / "pairs.jsonl" if recipe.data else None
         processes = None if layout is None else Processes(layout=layout, pairs=pairs, images=folder / IMAGE_FACTS)
         stop = train_and_score(job, recipe.trainer, self.scoring, self.probes, self.seconds, processes)
@@ -270,13 +279,16 @@ class _Run:
         """Tests, selection and alarms."""
         recipe, scores, training_log = self.recipe, Scores(self.board), read_log(self.out)
         kept = [one.path.as_posix() for one in self._of_main_arm(checkpoints) if one.path.is_dir()]
-        shares = map(share_lost, scores.entries)
+        own = {recipe.base, *(checkpoint.path.as_posix() for checkpoint in checkpoints)}
+        entries = [entry for entry in scores.entries if entry.model in own]
+        shares = map(share_lost, entries)
         return Outcome(
             out=self.out,
+            board=self.board.folder,
             recipe=recipe,
             base=recipe.base,
             checkpoints=checkpoints,
-            entries=scores.entries,
+            entries=entries,
             verdicts=panel_verdicts(scores, recipe, self.tasks, checkpoints, looks=1 if stop is None else stop.looks),
             selection=select_checkpoint(scores, kept, headlines(self.tasks), self.recipe.base),
             data=data,
@@ -367,7 +379,10 @@ def _find_to_score(job: Job) -> list[FoundCheckpoint]:
     return [one for one in found if one.of is None or one.step in scored_at(one.of, training) or one is found[-1]]
 
 
-def _limit(recipe: PreferenceRecipe, limit: int) -> PreferenceRecipe:
+def limited(recipe: PreferenceRecipe, limit: int | None) -> PreferenceRecipe:
+    """The recipe with at most so many instructions, or rows read."""
+    if limit is None:
+        return recipe
     source = recipe.preferences
     if isinstance(source, Data):
         rows = min(limit, source.instructions)

@@ -53,6 +53,7 @@ def train_in_processes(job: Job, arm: str, layout: Layout, *, pairs: Path | None
         "bad_rows": job.bad_rows,
         "pairs": None if pairs is None else str(pairs),
         "images": str(images),
+        "reference": None if job.reference is None else str(job.reference),
         "pauses": pauses,
     }
     atomic_write_text(folder / _ARM, json.dumps(handed, indent=1))
@@ -90,6 +91,7 @@ def train_arm(folder: Path) -> None:
         preferences=preferences,
         held_out=held_out,
         bad_rows=handed.get("bad_rows", 0),
+        reference=None if handed.get("reference") is None else Path(handed["reference"]),
         note=handed["note"],
     )
     if handed["pauses"]:

@@ -227,16 +227,8 @@ def to_markdown(found: Comparison, *, shown: int = 3) -> str:
 def to_blocks(found: Comparison, *, shown: int = 3) -> list[Block]:
     """All of it as text: scores, format or ability, flips, and up to `shown` examples of each kind and task."""
     parts: list[Block] = [f"# {cell(found.before)} → {cell(found.after)}"]
-    parts += ["\n".join(f"- {cell(note)}" for note in found.notes)] if found.notes else []
-    parts += ["## Scores", *scores_table(found.changes)]
-    parts.append(
-        _how_tested(found.changes)
-        + (
-            f" {PROTOCOL_DIFFERS}: asked or rated differently, as said above, so the difference may come from that."
-            if any(change.protocol_differences for change in found.changes)
-            else ""
-        )
-    )
+    parts += _list_notes(found)
+    parts += ["## Scores", *_scores_and_tests(found)]
     if found.formats:
         parts += ["## Format or ability?", format_table(found.formats)]
         parts.append(
@@ -248,6 +240,21 @@ def to_blocks(found: Comparison, *, shown: int = 3) -> list[Block]:
         if text := examples_of(found.flips, shown):
             parts += ["## Examples", text]
     return parts
+
+
+def scores_blocks(found: Comparison) -> list[Block]:
+    """Its notes, its scores, and how they were tested."""
+    return [*_list_notes(found), *_scores_and_tests(found)]
+
+
+def _list_notes(found: Comparison) -> list[Block]:
+    return ["\n".join(f"- {cell(note)}" for note in found.notes)] if found.notes else []
+
+
+def _scores_and_tests(found: Comparison) -> list[Block]:
+    differs = f" {PROTOCOL_DIFFERS}: asked or rated differently, as said above, so the difference may come from that."
+    asked = any(change.protocol_differences for change in found.changes)
+    return [*scores_table(found.changes), _how_tested(found.changes) + (differs if asked else "")]
 
 
 def to_json(found: Comparison) -> dict[str, Any]:

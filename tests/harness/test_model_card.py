@@ -48,6 +48,7 @@ def outcome(tmp_path: Path) -> Outcome:
     last = checkpoints[-1].path.as_posix()
     return Outcome(
         out=tmp_path,
+        board=tmp_path / "board",
         recipe=recipe,
         base="scenes-base",
         checkpoints=checkpoints,

@@ -73,7 +73,14 @@ def test_the_commands_that_a_report_of_a_whole_run_names_can_be_typed() -> None:
 
     recipe: Any = SimpleNamespace(name="scenes-demo", tasks=["scenes", "pope"], seed=2)
     last, entries = "my runs/x/checkpoint-4", [SimpleNamespace(limit=None)]
-    outcome: Any = SimpleNamespace(out=Path("my runs/x"), base="scenes-base", last=last, recipe=recipe, entries=entries)
+    outcome: Any = SimpleNamespace(
+        out=Path("my runs/x"),
+        board=Path("my runs/x/board"),
+        base="scenes-base",
+        last=last,
+        recipe=recipe,
+        entries=entries,
+    )
     commands = [shlex.split(line, comments=True) for line in _next_commands(outcome).splitlines()[1:-1]]
     assert [command[1] for command in commands] == ["eval", "leaderboard", "check", "train-then-eval"]
     assert commands[0][2:] == ["--model", last, "--tasks", "scenes,pope"]

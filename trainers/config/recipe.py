@@ -39,6 +39,8 @@ class Recipe(Section):
     base: str | None = None
     """Model to train: a name of `harness models`, a folder, or a hub id; None for pretraining."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    data_seed: Annotated[int | None, Field(ge=0, lt=2**32)] = None
+    """Seed by which [data] builds preferences; None: `seed`."""
     tasks: tuple[str, ...] = ()
     """Tasks on which every checkpoint is scored."""
     panel: tuple[str, ...] = ()
@@ -124,10 +126,17 @@ class PreferenceRecipe(Recipe):
             raise ValueError(f"pretraining is given, which trainer = {trainer!r} does not read; leave it out")
         return values
 
+    @property
+    def seed_of_data(self) -> int:
+        """By which its preference data are built."""
+        return self.seed if self.data_seed is None else self.data_seed
+
     @model_validator(mode="after")
     def _check_data(self) -> "PreferenceRecipe":
         if self.dataset is None:
             return self
+        if self.data_seed is not None:
+            raise ValueError("data_seed is for [data], which builds preferences; [dataset] reads them, by split_seed")
         if self.data is not None:
             raise ValueError("has both [data], which builds, and [dataset], which reads; give one")
         if self.dataset.take == "best" and self.trainer != "sft":
@@ -167,8 +176,9 @@ class PretrainingRecipe(Recipe):
                 f"trainer = {self.trainer!r} needs base, [training] and [data] or [dataset]; "
                 "'scenes' does [pretraining]"
             )
-        for name in ("base", "data", "dataset", "training", "control", "scoring"):
-            if self.trainer == "scenes" and getattr(self, name):
+        for name in ("base", "data", "data_seed", "dataset", "training", "control", "scoring"):
+            value = getattr(self, name)
+            if self.trainer == "scenes" and value is not None and value is not False:
                 raise ValueError(f"{name} is given, which trainer = 'scenes' does not read; leave it out")
         return self
 

@@ -94,7 +94,7 @@ def _make_packed(
         given["features_room"] = training.features_room_mib << 20
     try:
         given |= {"train_dataset": Pairs(pairs), "eval_dataset": Pairs(held_out) if held_out else None}
-        return kind(**given, group_pairs=training.group_pairs)
+        return kind(**given, group_pairs=training.group_pairs, reference_folder=job.reference)
     except TrainingError as error:
         raise TrainingError(f"{error}; or set plain_trl = true in [training]") from None
 

@@ -38,6 +38,8 @@ class Job:
     """Pairs that are scored every `eval_steps` and never trained on."""
     bad_rows: int = 0
     """Rows of the data that gave no pair to train on, of those that `max_bad_rows` allows."""
+    reference: Path | None = None
+    """Folder that keeps the reference's log-probabilities, which trainings may share; None: within `out`."""
     note: Mapping[str, Any] = field(default_factory=dict)
     """Further contents of checkpoint.json, such as a description of the data."""
     saved: Callable[[Checkpoint], bool] = lambda checkpoint: True
