@@ -17,7 +17,8 @@ from torch import Tensor
 from harness.engine.answer_progress import MarkTokens, Progress
 from harness.engine.jobs import Job
 from harness.engine.own_decoding import NO_OP_VALUES
-from harness.engine.prefix_cache import ROOM, Runner, State
+from harness.engine.prefix_cache import ROOM, State
+from harness.engine.question_groups import GroupRunner, Groups
 from harness.engine.stage_timer import StageTimer
 from tasks.answer import Answer, FailedAnswer
 from tasks.thoughts import MARKS, ROOM_FOR_THOUGHTS, WRAPPERS, Pairs, is_decided
@@ -148,12 +149,12 @@ class GreedyDecoder:
     decided."""
 
     def __init__(
-        self, runner: Runner, rules: DecodingRules, *, clock: StageTimer, counts: defaultdict[str, int]
+        self, runner: GroupRunner, rules: DecodingRules, *, clock: StageTimer, counts: defaultdict[str, int]
     ) -> None:
         self.runner, self.rules, self.clock, self.counts = runner, rules, clock, counts
         self._first_tokens: dict[str, list[int]] = {}
 
-    def decode(self, state: State, jobs: list[Job]) -> Iterator[tuple[Job, Answer | FailedAnswer]]:
+    def decode(self, state: State | Groups, jobs: list[Job]) -> Iterator[tuple[Job, Answer | FailedAnswer]]:
         """Answers as they end, a FailedAnswer where logits are not finite; finished rows leave a batch once half of it
         has ended."""
         ends, stops = self.rules.end_tokens(), [self.rules.stop_sequences(job) for job in jobs]

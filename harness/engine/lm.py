@@ -33,8 +33,8 @@ from harness.engine.greedy_decoding import DecodingRules, GreedyDecoder
 from harness.engine.image_encoder import ImageEncoder
 from harness.engine.jobs import IMAGE_WEIGHT, Job, TaskHints, distinct_jobs, may_be_kept
 from harness.engine.own_decoding import FACT, in_words, keep_token_ids
-from harness.engine.prefix_cache import Runner
 from harness.engine.prompt_layout import PromptLayout
+from harness.engine.question_groups import GroupRunner
 from harness.engine.scheduler import Scheduler
 from harness.engine.sharing import Sharing
 from harness.engine.stage_timer import StageTimer
@@ -149,7 +149,7 @@ class SharedImageLM(HFMultimodalLM):
             max_bytes=engine.kept_bytes,
             files=None if engine.features is None else FeatureFiles(engine.features, identity),
         )
-        self.runner = Runner(self.hf, pad=self.tokenizer.pad_token_id or 0, device=self.device)
+        self.runner = GroupRunner(self.hf, pad=self.tokenizer.pad_token_id or 0, device=self.device)
         if (reason := self.encoder.why_not()) is not None:
             self.sharing.fall_back("answers", reason)
         elif (reason := self.runner.why_no_prefix()) is not None:

@@ -29,16 +29,25 @@ ROOM = 64
 class _GrowingLayer(DynamicLayer):
     """A layer's keys and values in a buffer with free positions at its end: a step writes one and copies nothing."""
 
-    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, room: int) -> None:
+    def __init__(
+        self, keys: Tensor, values: Tensor, rows: Tensor, room: int, *, positions: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.dtype, self.device = keys.dtype, keys.device
-        self.length, self.is_initialized = keys.shape[-2], True
-        self.key_store, self.value_store = self._allocate(keys, rows, room), self._allocate(values, rows, room)
+        self.length, self.is_initialized = keys.shape[-2] if positions is None else positions.shape[-1], True
+        self.key_store = self._allocate(keys, rows, room, positions)
+        self.value_store = self._allocate(values, rows, room, positions)
         self._set_views()
 
-    def _allocate(self, part: Tensor, rows: Tensor, room: int) -> Tensor:
-        store = part.new_empty(len(rows), part.shape[1], part.shape[-2] + room, part.shape[-1])
-        torch.index_select(part, 0, rows, out=store[:, :, : part.shape[-2]])  # `part[rows]` would be one copy more
+    def _allocate(self, part: Tensor, rows: Tensor, room: int, positions: Tensor | None = None) -> Tensor:
+        """These rows, and of each these positions [rows, positions], with room behind them."""
+        length = part.shape[-2] if positions is None else positions.shape[-1]
+        store = part.new_empty(len(rows), part.shape[1], length + room, part.shape[-1])
+        if positions is None:
+            torch.index_select(part, 0, rows, out=store[:, :, :length])  # `part[rows]` would be one copy more
+        else:
+            for at, row in enumerate(rows.tolist()):
+                torch.index_select(part[row], 1, positions[at], out=store[at, :, :length])
         return store
 
     def _set_views(self) -> None:
@@ -78,6 +87,13 @@ def select_rows(cache: DynamicCache, rows: Tensor, room: int) -> DynamicCache:
                 own = rows.to(layer.keys.device)
                 other.keys, other.values = layer.keys[own], layer.values[own]
             out.layers.append(other)
+    return out
+
+
+def select_positions(cache: DynamicCache, rows: Tensor, positions: Tensor, room: int) -> DynamicCache:
+    """A new cache with these rows and of each these positions [rows, positions], none of whose layers has a window."""
+    out = copy.copy(cache)
+    out.layers = [_GrowingLayer(layer.keys, layer.values, rows, room, positions=positions) for layer in cache.layers]
     return out
 
 
@@ -159,7 +175,7 @@ class Runner:
             )
             positions = torch.cat([positions[None], three.to(positions)])
         cache = DynamicCache(config=self.text_config)
-        logits = self._forward(ids, mask, positions, cache, **given)
+        logits = self.forward(ids, mask, positions, cache, **given)[:, -1]
         return State(cache, mask, delta, logits)
 
     def fork(self, prefix: State, which: Sequence[int], suffixes: Sequence[Sequence[int]], room: int) -> State:
@@ -190,14 +206,18 @@ class Runner:
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -more.shape[1] :] + self.first
         if state.delta is not None:
             positions = torch.stack([positions, *[positions + state.delta] * 3])
-        logits = self._forward(more, mask, positions, state.cache)
+        logits = self.forward(more, mask, positions, state.cache)[:, -1]
         return State(state.cache, mask, state.delta, logits)
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, **given: Any) -> Tensor:
+    def forward(
+        self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, keep: int | Tensor = 1, **given: Any
+    ) -> Tensor:
+        """Logits in float32 [rows, kept, vocabulary]: of the last `keep` columns, or of the columns `keep`."""
         if "logits_to_keep" in self.takes:
-            given["logits_to_keep"] = 1
+            given["logits_to_keep"] = keep
         given |= {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
         with FastOnCPU():
-            output = self.model(**given, use_cache=True)
-        logits: Tensor = output.logits[:, -1].float()
-        return logits
+            logits: Tensor = self.model(**given, use_cache=True).logits
+        if "logits_to_keep" not in self.takes:
+            logits = logits[:, -keep:] if isinstance(keep, int) else logits[:, keep]
+        return logits.float()

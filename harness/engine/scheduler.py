@@ -9,8 +9,10 @@ answered in one batch of work. Within it, prompts that are the same up to the en
 values of that beginning.
 """
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import accumulate
 
 import torch
 
@@ -20,6 +22,7 @@ from harness.engine.image_encoder import BadImage, ImageEncoder
 from harness.engine.jobs import Job, image_areas, size_problem
 from harness.engine.prefix_cache import State
 from harness.engine.prompt_layout import BadPrompt, PromptLayout
+from harness.engine.question_groups import MOST_IN_A_ROW, Groups
 from harness.engine.sharing import Sharing
 from tasks.answer import FailedAnswer
 
@@ -139,7 +142,7 @@ class Scheduler:
             ready.append(job)
         return ready, bad
 
-    def states(self, jobs: list[Job]) -> Iterator[tuple[State, list[Job]]]:
+    def states(self, jobs: list[Job]) -> Iterator[tuple[State | Groups, list[Job]]]:
         """Batches whose prompts have been read, at the point where their answers begin."""
         groups = self._group_by_prefix(jobs) if self.sharing.level == "prefix" else [[job] for job in jobs]
         alone = sorted((group[0] for group in groups if len(group) == 1), key=lambda job: len(job.ids))
@@ -168,10 +171,35 @@ class Scheduler:
             state = self.prefill(jobs, [len(job.ids) for job in jobs])
             return self.runner.with_room(state, self.rules.room(jobs)), jobs
 
-    def _fork_prefixes(self, groups: list[list[Job]]) -> Iterator[tuple[State, list[Job]]]:
+    def _fork_prefixes(self, groups: list[list[Job]]) -> Iterator[tuple[State | Groups, list[Job]]]:
         """Read the beginning of each group once, then what follows it in batches."""
         with self.clock("prefill"):
             prefix = self.prefill([group[0] for group in groups], [group[0].shared_length for group in groups])
+        ask = self._ask_in_groups if self.runner.groups else self._ask_apart
+        for state, jobs in ask(prefix, groups):
+            self.counts["prefix shared"] += len(jobs)
+            yield state, jobs
+
+    def _ask_in_groups(self, prefix: State, groups: list[list[Job]]) -> Iterator[tuple[Groups, list[Job]]]:
+        """Questions after each beginning, side by side."""
+        most = min(MOST_IN_A_ROW, self.batch_size)
+        rows = [
+            (which, sorted(group, key=_own_length)[start : start + most])
+            for which, group in enumerate(groups)
+            for start in range(0, len(group), most)
+        ]
+        while rows:
+            sizes = list(accumulate(len(jobs) for _, jobs in rows))
+            count = max(1, bisect_right(sizes, self.batch_size))
+            batch, rows = rows[:count], rows[count:]
+            jobs = [job for _, group in batch for job in group]
+            with self.clock("prefill"):
+                questions = [[job.ids[job.shared_length :] for job in group] for _, group in batch]
+                state = self.runner.ask(prefix, [which for which, _ in batch], questions, self.rules.room(jobs))
+            yield state, jobs
+
+    def _ask_apart(self, prefix: State, groups: list[list[Job]]) -> Iterator[tuple[State, list[Job]]]:
+        """Questions in rows of their own, each of which begins with a copy of its beginning."""
         rows = [(which, job) for which, group in enumerate(groups) for job in group]
         rows.sort(key=lambda row: _own_length(row[1]))
         for batch in self._batches(rows):
@@ -179,7 +207,6 @@ class Scheduler:
             with self.clock("prefill"):
                 suffixes = [job.ids[job.shared_length :] for job in jobs]
                 state = self.runner.fork(prefix, [which for which, _ in batch], suffixes, self.rules.room(jobs))
-            self.counts["prefix shared"] += len(jobs)
             yield state, jobs
 
     def _batches(self, rows: list[tuple[int, Job]]) -> Iterator[list[tuple[int, Job]]]:
