@@ -1,4 +1,5 @@
-"""The `harness` commands in README.md, CONTRIBUTING.md, docs/ and under `--help`, as a reader would type them.
+"""The `harness` commands in README.md, CONTRIBUTING.md, ARCHITECTURE.md, docs/, under `--help` and printed by `make`,
+as a reader would type them.
 
 In a fenced block, a comment with "needs" says what a command needs that not everybody has: behind the command, or as a
 line of its own for all that follows in the block, up to the next such line.
@@ -14,11 +15,16 @@ from typing import Final
 from harness.cli.examples import EXAMPLES
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-PAGES: Final = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES: Final = (
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "ARCHITECTURE")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+)
 _BLOCK: Final = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE)
 _PLACEHOLDER: Final = re.compile(r"[A-Z][A-Z_]*(\.\.\.)?")
 HELP: Final = "--help"
 """The page of the examples under commands' help."""
+MAKE: Final = "Makefile"
+"""The page of what `make` prints."""
 SHELL: Final = ("", "bash", "sh")
 
 
@@ -43,7 +49,12 @@ class Documented:
 
 def documented() -> list[Documented]:
     """All of them, page by page."""
-    return [*(one for page in PAGES for one in _of_page(page)), *_of_block(HELP, EXAMPLES)]
+    printed = re.findall(r"'\s*(harness [^']+)'", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    return [
+        *(one for page in PAGES for one in _of_page(page)),
+        *_of_block(HELP, EXAMPLES),
+        *_of_block(MAKE, "\n".join(printed)),
+    ]
 
 
 def _of_page(page: Path) -> Iterator[Documented]:
