@@ -62,7 +62,7 @@ def evaluate(
     lacking: list[Need] = []
     rater = _find_judge(judge, lacking) if any(task.judged for task in chosen) else None
     scorer = ModelScorer(tasks=chosen, judge=rater, settings=settings, engine=engine or EngineConfig(), board=kept)
-    with _find_model(model) as (spec, own_name):
+    with scorer, _find_model(model) as (spec, own_name):
         name = name or own_name
         ready = look_at_run(chosen, rater, settings, models=[spec], more=lacking)
         scorer.require(ready.needs, [(name, spec)])

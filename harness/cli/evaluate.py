@@ -224,6 +224,7 @@ def eval_command(
 
     from harness.evaluation.preflight import look_at_run
     from harness.evaluation.score_models import ModelScorer
+    from harness.serving.engine_host import served_engine
     from harness.serving.server_host import ServerHost
     from leaderboards.board.board import Board
     from support.stages import Stages
@@ -234,8 +235,9 @@ def eval_command(
     check_of_tasks(settings, engine, chosen)
     needs += needs_of_output("--out", run.out)
     rater = judge.make(asked=False, lacking=needs)
+    serving = server or served_engine(engine, specs)
     with Stages():
-        ready = look_at_run(chosen, rater, settings, models=specs, more=needs, server=server, most_lost=run.max_failed)
+        ready = look_at_run(chosen, rater, settings, models=specs, more=needs, server=serving, most_lost=run.max_failed)
     if dry_run:
         return _tell_forecast(specs, chosen, rater, settings, ready, run.out, as_json)
     if len(specs) < len(model):  # one is no model
@@ -255,7 +257,7 @@ def eval_command(
     )
     scorer.require(ready.needs, named_specs)
     scorer = replace(scorer, judge=judge.ready(rater))
-    with scorer.server or nullcontext():
+    with scorer, scorer.server or nullcontext():
         entries = _score_each(context, scorer, named_specs)
     _end(board, entries, context.obj or [], as_json, trackers)
     return exit_code_of(entries, run.max_failed)

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from math import inf
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from leaderboards.board.entry import SHARES_NOTHING
 from support.errors import SettingError, did_you_mean
 from support.settings import converted, settings_of
 
 Level = Literal["prefix", "features", "answers"]
+Engine = Literal["own", "vllm", "sglang", "auto"]
 
 _NEED_PARALLELIZE: Final = ("max_memory_per_gpu", "max_cpu_memory", "offload_folder", "device_map")
 _NOT_BOTH: Final = (("load_in_4bit", "load_in_8bit"), ("image_string", "image_token_id"))
@@ -31,6 +32,15 @@ _ATTENTION: Final = (
     *("paged|eager", "paged|sdpa", "paged|flash_attention_2", "paged|flash_attention_3", "paged|flash_attention_4"),
 )
 """What transformers computes attention by; a name with "/" is a kernel of the hub."""
+_NEED_SERVER: Final = ("engine_set", "gpus")
+_ON_SERVER: Final = frozenset(
+    {
+        *("dtype", "batch_size", "suffix", "suffixes", "chat_template", "max_new_tokens", "repetition_penalty"),
+        *("thinking", "thinking_tokens", "answers", "max_images", "min_pixels", "max_pixels", "interleave"),
+        *("image_string", "image_token_id", "engine", *_NEED_SERVER),
+    }
+)
+"""Settings that act on vLLM and SGLang, too."""
 _NEED_4BIT: Final = ("bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
 
 
@@ -62,6 +72,12 @@ _ELSEWHERE: Final = _use(recorded=False)
 class EngineConfig:
     """Settings of SharedImageLM. SettingError for a value that can't be, or one that would not act."""
 
+    engine: Engine = field(default="own", metadata=_ELSEWHERE)
+    """What computes the answers: own, or a server of vllm or sglang for this run; auto: vLLM on a GPU if it can."""
+    engine_set: Mapping[str, str] = field(default_factory=dict, metadata=_use(in_cache_key=False, recorded=False))
+    """NAME=VALUE: any flag of vLLM's or SGLang's server, such as max-model-len=8192."""
+    gpus: int | None = field(default=None, metadata=_COSTS)
+    """With vllm or sglang: GPUs that get a copy of the model each."""
     dtype: str | None = field(default=None, metadata=_LOADS)
     """What the model computes in: float32, bfloat16, float16; by default as stored, on a GPU in half precision."""
     device: str | None = field(default=None, metadata=_use(in_cache_key=False, loads=True))
@@ -135,6 +151,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", _checked_batch_size(self.batch_size))
+        self._check_engine()
         if self.repetition_penalty is not None and not 0 < self.repetition_penalty < inf:
             raise SettingError(f"repetition_penalty = {self.repetition_penalty}: must be above 0; 1 does nothing")
         if self.thinking_tokens is not None and self.thinking_tokens < 0:
@@ -151,6 +168,26 @@ class EngineConfig:
         for first, idle_name in _NOT_BOTH:
             if getattr(self, first) and getattr(self, idle_name):
                 raise SettingError(f"{idle_name} = {getattr(self, idle_name)}: would not act beside {first}")
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server of another engine computes the answers."""
+        return self.engine in ("vllm", "sglang")
+
+    def idle_on_server(self) -> dict[str, Any]:
+        """The settings that were given and would not act on vLLM or SGLang."""
+        return {name: value for name, value in self.given().items() if name not in _ON_SERVER}
+
+    def _check_engine(self) -> None:
+        if self.engine not in (known := get_args(Engine)):
+            raise SettingError(f"engine = {self.engine!r}: must be one of {', '.join(known)}")
+        if self.engine == "own" and (idle := [name for name in _NEED_SERVER if getattr(self, name)]):
+            raise SettingError(f"{idle[0]} = {getattr(self, idle[0])!r}: would not act without engine = vllm or sglang")
+        if self.is_served and (given := self.idle_on_server()):
+            name, value = next(iter(given.items()))
+            raise SettingError(f"{name} = {value!r}: would not act with engine = {self.engine}")
+        if self.gpus is not None and self.gpus < 1:
+            raise SettingError(f"gpus = {self.gpus}: must be at least 1")
 
     def given(self) -> dict[str, Any]:
         """Settings that are not at their default, by name; `overrides` one by one."""
@@ -187,7 +224,7 @@ class EngineConfig:
                 continue
             if each.name == "overrides":
                 found |= value
-            elif each.name == "suffixes":
+            elif each.name in ("suffixes", "engine_set"):
                 found |= {each.name: value} if value else {}
             elif value != each.default:
                 found[each.name] = value

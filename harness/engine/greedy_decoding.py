@@ -194,6 +194,15 @@ class GreedyDecoder:
                     active = [active[row] for row in rows]
                 state = self.runner.step(state, tokens)
 
+    def read(self, job: Job, tokens: Sequence[int]) -> tuple[str, StopReason | None]:
+        """The answer in tokens that came from elsewhere, and why it ends; the reason is None where more must come."""
+        ends, stops, progress = self.rules.end_tokens(), self.rules.stop_sequences(job), self.rules.progress(job)
+        for count in range(1, len(tokens) + 1):
+            text, reason = self._stop_reason(job, list(tokens[:count]), stops, ends, progress)
+            if reason is not None:
+                return text, reason
+        return "", None
+
     def first_tokens(self, choice: str) -> list[int]:
         """First tokens of this choice: in any case, with and without a space before it."""
         if choice not in self._first_tokens:

@@ -48,7 +48,7 @@ class PromptLayout:
     def ids(self, context: str, images: Sequence[Encoded], *, templated: bool) -> list[int]:
         """A prompt's ids, with the positions of its images filled in. BadPrompt."""
         replacements = [part for image in images for part in image.replacements]
-        given = self._with_placeholders(context, templated)
+        given = self.with_placeholders(context, templated)
         # Some processors lay out the text only beside images; what these show doesn't matter.
         stand_ins = {"images": [[new_image("RGB", (8, 8))] * len(images)]} if images else {}
         (text,) = self.processor.prepare_inputs_layout(text=[given], **stand_ins)[1]
@@ -60,7 +60,7 @@ class PromptLayout:
         expanded, _ = self.processor.get_text_with_replacements([text], replacements)
         bos = self.tokenizer.bos_token
         processor_wrote_bos = bos is not None and bos in text and bos not in given
-        add_special = self._add_special_tokens(text, templated) and not processor_wrote_bos
+        add_special = self.adds_special_tokens(text, templated) and not processor_wrote_bos
         ids = [int(token) for token in self.tokenizer(expanded[0], add_special_tokens=add_special)["input_ids"]]
         wanted = sum(token in self.image_ids for part in replacements for token in self._ids_of_replacement(part))
         if (there := sum(token in self.image_ids for token in ids)) != wanted:
@@ -96,8 +96,8 @@ class PromptLayout:
             # The prompt has the marks of its turns already.
             inputs = self.processor(text=[mixed], return_tensors="pt", add_end_of_utterance_token=False)
         else:
-            text = self._with_placeholders(context, templated)
-            add_special = self._add_special_tokens(text, templated)
+            text = self.with_placeholders(context, templated)
+            add_special = self.adds_special_tokens(text, templated)
             inputs = self.processor(text=[text], return_tensors="pt", add_special_tokens=add_special, **shown)
         return {name: self._on_device(part) for name, part in inputs.items()}
 
@@ -106,7 +106,7 @@ class PromptLayout:
             return part
         return part.to(self.device, self.model.dtype if part.is_floating_point() else None)
 
-    def _add_special_tokens(self, text: str, templated: bool) -> bool:
+    def adds_special_tokens(self, text: str, templated: bool) -> bool:
         """False if a template wrote the first of the tokenizer's own tokens."""
         bos = self.tokenizer.bos_token
         return not (templated and bos is not None and text.startswith(bos))
@@ -118,7 +118,7 @@ class PromptLayout:
             self._replacement_ids[replacement] = ids
         return self._replacement_ids[replacement]
 
-    def _with_placeholders(self, context: str, templated: bool) -> str:
+    def with_placeholders(self, context: str, templated: bool) -> str:
         """The text with the model's own placeholder for images where no template wrote it."""
         if templated:
             return context

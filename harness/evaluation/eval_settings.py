@@ -13,6 +13,7 @@ from harness.models.provenance import digest_of_model
 from harness.models.served_identity import FINGERPRINT
 from harness.models.server_facts import SERVED_BY, VERSION
 from harness.models.spec import ModelSpec
+from harness.serving.engine_host import ENGINE, facts_of_engine
 from harness.serving.installed import is_same
 from harness.serving.settings import FLAGS
 from leaderboards.board.board import Board
@@ -212,7 +213,8 @@ def on_board(
         "full answers": "yes" if settings.full_answers else "",
         "model settings": without_device(engine.recorded().get("model settings", "")),
     }
-    wanted = {FINGERPRINT: "", CODE: "", SERVED_BY: "", FLAGS: ""} | digest_of_model(spec) | engine.recorded() | facts
+    usual = dict.fromkeys((FINGERPRINT, CODE, SERVED_BY, FLAGS, ENGINE), "")
+    wanted = usual | digest_of_model(spec) | engine.recorded() | facts | facts_of_engine(spec, engine)
     version = wanted.pop(VERSION, "") if spec.backend == "transformers" else ""  # of the server to be started
     wanted.pop(SUFFIX, None)  # it is the tasks' own
     spec = as_asked(spec, settings.protocol)

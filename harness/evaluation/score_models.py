@@ -7,21 +7,20 @@ scorer.score(find("scenes-base"), "scenes-base")
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from harness.engine.config import EngineConfig
 from harness.evaluation.entries import Evaluation
 from harness.evaluation.eval_settings import EvalSettings, check_suffixes, on_board, with_seed
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.protocol import as_asked
-from harness.models.adapter_host import AdapterHost
 from harness.models.fetch import cached, fetch
 from harness.models.served_identity import end_run, identified, is_of_one_run
 from harness.models.spec import ModelSpec
 from harness.serving.adapters import Adapters
+from harness.serving.engine_host import EngineHost
 from harness.serving.model_server import known_of
 from harness.serving.served_judge import make_room_for
 from harness.serving.server_host import ServerHost, end_servers
@@ -56,8 +55,16 @@ class ModelScorer:
 
     def __post_init__(self) -> None:
         check_suffixes(self.engine.suffixes, self.tasks)
-        self._host = AdapterHost()
+        folder = Path("runs") if self.board is None else self.board.folder.parent
+        self._host = EngineHost(folder / "servers", lambda: self.adapters)
         make_room_for(self.judge, self._host.drop)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the server of an engine; the model in memory goes with the scorer."""
+        self._host.drop()
 
     def score(self, spec: ModelSpec, name: str, engine: EngineConfig | None = None) -> Evaluation | None:
         """Score one model under this name, with other engine settings if given; None if the board has its scores."""
@@ -65,6 +72,7 @@ class ModelScorer:
         spec = as_asked(replace(fetch(spec), fresh=self.fresh), settings.protocol)
         spec = identified(spec, self.ledger, run=run, fresh=self.fresh)
         engine = with_seed(engine, settings, served=self.server is not None or spec.backend == "openai")
+        engine = engine if self.server is not None else self._host.choose(engine, spec)
         known = spec
         if self.server is not None:
             serving = self.server.settings
@@ -74,10 +82,10 @@ class ModelScorer:
             log.info(f"{name}: already on the board in {self.board.folder}, nothing to do")
             return None
         log.info(f"{name}: scoring on {', '.join(task.name for task in self.tasks)}")
-        if self.server is None:
+        if self.server is None and not engine.is_served:
             end_servers()  # a judge's, which has the memory that this model needs
         reached = spec if self.server is None else self.server.reach(spec, self.adapters)
-        with nullcontext() if self.server is None else self.server.asked():
+        with self._host.asked() if self.server is None else self.server.asked():
             evaluation = evaluate(
                 reached,
                 self.tasks,
@@ -114,6 +122,7 @@ class ModelScorer:
         try:
             spec = as_asked(replace(fetch(spec), fresh=self.fresh), self.settings.protocol)
             engine = with_seed(self.engine, self.settings, served=spec.backend == "openai")
+            engine = self._host.choose(engine, spec)
             return on_board(self.board, spec, name, self.tasks, self.judge, self.settings, engine)
         except HarnessError:
             return False

@@ -14,18 +14,29 @@ from pathlib import Path
 from typing import Final
 
 _ASKED: Final = "import sys, importlib.metadata as found; print(found.version(sys.argv[1]))"
+_PLACE: Final = "import sys, importlib.util as found; print(*found.find_spec(sys.argv[1]).submodule_search_locations)"
 _PATIENCE: Final = 20.0
 """Seconds for Python to start."""
 
 
 def installed_version(program: str, package: str) -> str | None:
     """What the environment that a program belongs to says of a package."""
+    found = (said for said in _ask(program, _ASKED, package) if re.fullmatch(r"[\w.+!-]{1,100}", said))
+    return next(found, None)
+
+
+def find_package(program: str, package: str) -> Path | None:
+    """The folder of a package in the environment that a program belongs to."""
+    return next((Path(said) for said in _ask(program, _PLACE, package) if Path(said).is_dir()), None)
+
+
+def _ask(program: str, code: str, package: str) -> Iterator[str]:
+    """What the Pythons that may be a program's print."""
     for python in dict.fromkeys(_find_pythons(Path(program))):
         environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-        command = [python, "-c", _ASKED, package]
         try:
-            found = subprocess.run(
-                command,
+            yield subprocess.run(
+                [python, "-c", code, package],
                 cwd="/",
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -36,9 +47,6 @@ def installed_version(program: str, package: str) -> str | None:
             ).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             continue
-        if re.fullmatch(r"[\w.+!-]{1,100}", found):
-            return found
-    return None
 
 
 def is_same(one: str, other: str) -> bool:

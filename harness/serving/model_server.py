@@ -27,6 +27,7 @@ from harness.models.configuration import identity_behind_server
 from harness.models.spec import ModelSpec
 from harness.models.vision_names import with_full_names
 from harness.serving.adapters import INSTEAD, Adapters, needs_of
+from harness.serving.engine_requests import RENDERED
 from harness.serving.server_log import find_cause, find_left_out, is_port_taken, newest_line
 from harness.serving.settings import COMMANDS, ServerSettings, fill_places
 from support.errors import ModelError, ServerError, one_line
@@ -123,7 +124,7 @@ def started(
     shown, template = spec, []
     if settings.command in COMMANDS and spec.folder is not None:
         shown = replace(spec, folder=with_full_names(spec.folder, folder / "weights").resolve())
-        template = _template_words(spec, settings, folder)
+        template = _rendered_words(settings, folder) if settings.rendered else _template_words(spec, settings, folder)
     words = [program, *settings.command_of(shown, name=base, adapters=adapters)[1:], *template]
     environment = os.environ | _RUNTIME if adapters.rank else None
     process, url = _start(words, settings, folder, spec.name, environment)
@@ -147,6 +148,16 @@ def _template_words(spec: ModelSpec, settings: ServerSettings, folder: Path) -> 
             atomic_write_text(path, template.whole)
             return [f"--{TEMPLATE_FLAG}", str(path.resolve())]
     return []
+
+
+def _rendered_words(settings: ServerSettings, folder: Path) -> list[str]:
+    """Flags with which vLLM takes a prompt as it is, and logs no call; SGLang has a way of its own for that."""
+    if settings.command != "vllm":
+        return []
+    path = folder / "whole-prompts.jinja"
+    atomic_write_text(path, RENDERED)
+    template = [f"--{TEMPLATE_FLAG}", str(path.resolve()), f"--{TEMPLATE_FLAG}-content-format", "string"]
+    return [*template, *["--disable-uvicorn-access-log"] * (settings.flag("disable-uvicorn-access-log") is None)]
 
 
 def name_behind_server(spec: ModelSpec) -> str:

@@ -34,12 +34,14 @@ FLAGS: Final = "server flags"
 """In provenance: the flags of a server that may change answers."""
 _OURS: Final = ("host", "port", "model", "model-path", "served-model-name", "revision", "enable-lora", "lora-modules")
 """Flags that the harness sets itself."""
+_OF_ENGINE: Final = ("chat-template", "chat-template-content-format", "tokenizer", "skip-tokenizer-init")
+"""The same where the server gets whole prompts."""
 _SPEED: Final = frozenset(
     """tensor-parallel-size tp tp-size pipeline-parallel-size pp-size data-parallel-size dp-size gpu-memory-utilization
     mem-fraction-static max-num-seqs max-num-batched-tokens max-running-requests swap-space cpu-offload-gb
     download-dir load-format mm-processor-cache-gb mm-processor-cache-type max-loras max-cpu-loras api-server-count
     uvicorn-log-level log-level disable-log-requests disable-log-stats no-enable-log-requests enable-log-requests
-    distributed-executor-backend api-key""".split()
+    distributed-executor-backend api-key disable-uvicorn-access-log""".split()
 )
 """Flags of memory, speed and logs, which the identity of answers leaves out; any other may change answers."""
 _SECRET: Final = re.compile(r"key|token|password|secret", re.IGNORECASE)
@@ -61,16 +63,19 @@ class ServerSettings:
     """Keep the server, and its memory, while training runs; without it, checkpoints are scored after the training."""
     lease: float = 600.0
     """Seconds after which servers of a pool end when their run was killed."""
+    rendered: bool = False
+    """Whether it gets whole prompts: it computes answers in place of our own engine (see `engine_host`)."""
 
     def __post_init__(self) -> None:
         self._template()
+        option = "--engine-set" if self.rendered else "--serve-set"
         for name, value in self.flags.items():
             if not re.fullmatch(r"-{0,2}[A-Za-z][\w.-]*", name):
-                raise SettingError(f"--serve-set '{name}={value}': {name!r} is no name of a flag")
-            if _plain(name) in _OURS:
-                raise SettingError(f"--serve-set {name}={value}: the harness sets this flag itself")
+                raise SettingError(f"{option} '{name}={value}': {name!r} is no name of a flag")
+            if _plain(name) in (*_OURS, *_OF_ENGINE * self.rendered):
+                raise SettingError(f"{option} {name}={value}: the harness sets this flag itself")
             if self.command == "sglang" and value.lower() == "false":
-                raise SettingError(f"--serve-set {name}={value}: would not act: SGLang's flags are set or left out")
+                raise SettingError(f"{option} {name}={value}: would not act: SGLang's flags are set or left out")
         remember(*_find_secrets([word for pair in self._pairs() for word in pair], self.options))
 
     @property
@@ -117,7 +122,7 @@ class ServerSettings:
         if (found := shutil.which(word)) is None:
             hint = f" and name its program by {PROGRAMS[self.command]}" if self.command in PROGRAMS else ""
             missing = f"no `{word}` on the PATH; install it in an environment of its own{hint}"
-            raise ServerError(f"--serve {self.command}: {missing}")
+            raise ServerError(f"--{'engine' if self.rendered else 'serve'} {self.command}: {missing}")
         return found
 
     def version_installed(self) -> dict[str, str]:

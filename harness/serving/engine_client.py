@@ -1,0 +1,173 @@
+"""Asks servers of vLLM or SGLang many questions at once, in their order, and gives the replies as they come.
+
+    client = EngineClient("vllm", ["http://127.0.0.1:8000"], "llava", at_once=64)
+    for place, reply in client.ask(questions): ...      # a FailedAnswer where the server refused the question
+
+Questions about one picture go to one server, which keeps its features and the beginning of its prompts. A picture is
+written once, and left out where its server has it already. A server that does not answer is tried a few times; then the
+run ends with a ServerError.
+"""
+
+import asyncio
+import hashlib
+import queue
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from harness.serving.engine_requests import PROTOCOLS, Question, Reply
+from support.errors import ServerError, one_line
+from support.secrets import redact
+from tasks.answer import FailedAnswer
+from tasks.judges.bodies import read_json
+from tasks.judges.chat_client import run_in_thread
+from tasks.judges.http_client import LARGEST_REPLY, LimitedClient
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+AT_ONCE: Final = 64
+"""Questions in work at a server, unless a batch size is given; enough for it to fill its batches."""
+PATIENCE: Final = 1800.0
+"""Seconds for one answer, with the time that it waits for others."""
+TRIES: Final = 3
+PAUSE = 1.0
+"""Seconds between the first two tries."""
+MOST_REFUSED: Final = 3
+"""So many refusals, and no reply: the server refuses all questions, and the run ends."""
+_REFUSED: Final = (400, 413, 422)
+"""Statuses that say that this question can't be answered."""
+_MOST_PICTURES: Final = 8
+"""Pictures that are kept as they are sent."""
+
+
+class EngineClient:
+    """See the module's docstring. `adapted` names the adapter where it changes the vision encoder."""
+
+    def __init__(self, engine: str, servers: Sequence[str], model: str, *, at_once: int, adapted: str = "") -> None:
+        self.engine, self.protocol = engine, PROTOCOLS[engine]
+        self.servers, self.model, self.at_once, self.adapted = list(servers), model, at_once, adapted
+        self._written: OrderedDict[str, bytes] = OrderedDict()
+        self._there: list[set[str]] = [set() for _ in servers]
+        """Pictures that each server has."""
+        self._refused: int | None = 0
+        """Refusals of the questions that are asked together, while there is no reply."""
+
+    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply | FailedAnswer]]:
+        """The place of each question, with its reply. ServerError."""
+        self._refused = 0
+        replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        over = threading.Event()
+
+        def work() -> None:
+            try:
+                run_in_thread(self._ask_all(questions, replies, over))
+            except BaseException as error:
+                replies.put(error)
+
+        thread = threading.Thread(target=work, name="engine client", daemon=True)
+        thread.start()
+        try:
+            for _ in questions:
+                found = replies.get()
+                if isinstance(found, BaseException):
+                    raise found
+                yield found
+        finally:
+            over.set()
+            thread.join()
+
+    def server_of(self, question: Question) -> int:
+        """The place of the server that is asked: the same for all questions about a picture."""
+        named = hashlib.sha256("".join(question.digests).encode()).digest()
+        return int.from_bytes(named[:8], "big") % len(self.servers)
+
+    async def _ask_all(self, questions: Sequence[Question], replies: Any, over: threading.Event) -> None:
+        waiting: list[deque[int]] = [deque() for _ in self.servers]
+        for place, question in enumerate(questions):
+            waiting[self.server_of(question)].append(place)
+        async with LimitedClient(timeout=PATIENCE, largest=LARGEST_REPLY, trust_env=False) as http:
+
+            async def take(server: int) -> None:
+                while waiting[server] and not over.is_set():
+                    place = waiting[server].popleft()
+                    replies.put((place, await self._ask(http, server, questions[place])))
+
+            work = asyncio.gather(*(take(server) for server in range(len(self.servers)) for _ in range(self.at_once)))
+            watch = asyncio.create_task(_cancel_when(over, work))
+            try:
+                await work
+            except asyncio.CancelledError:
+                if not over.is_set():
+                    raise
+            finally:
+                watch.cancel()
+
+    async def _ask(self, http: LimitedClient, server: int, question: Question) -> Reply | FailedAnswer:
+        import httpx2
+
+        url = self.servers[server] + self.protocol.path
+        why, known = "", self.protocol.misses != "" and all(each in self._there[server] for each in question.digests)
+        tries = 0
+        while tries < TRIES:
+            body = self.protocol.body(question, self.model, self._parts(question, known))
+            try:
+                answer = await http.post(url, content=body, headers={"content-type": "application/json"})
+            except httpx2.HTTPError as error:
+                why = one_line(error) or type(error).__name__
+            else:
+                if answer.status_code == 200:
+                    self._there[server] |= set(question.digests)
+                    self._refused = None
+                    return self.protocol.read(read_json(answer.content))
+                why = redact(f"{answer.status_code}: {_words_of(answer)}")
+                if known and self.protocol.misses in why:
+                    self._there[server] -= set(question.digests)
+                    known = False
+                    continue
+                if answer.status_code in _REFUSED:
+                    return self._refuse(why)
+            tries += 1
+            await asyncio.sleep(PAUSE * tries)
+        raise ServerError(f"the server of {self.engine} at {self.servers[server]} does not answer: {why}")
+
+    def _refuse(self, why: str) -> FailedAnswer:
+        """ServerError where nothing but refusals came."""
+        if self._refused is not None:
+            self._refused += 1
+            if self._refused >= MOST_REFUSED:
+                raise ServerError(f"the server of {self.engine} refuses every question: {why}")
+        return FailedAnswer(f"{self.engine} refuses the question: {why}")
+
+    def _parts(self, question: Question, known: bool) -> list[bytes]:
+        """The pictures of a question as they are sent."""
+        pairs = zip(question.digests, question.pictures, strict=True)
+        return [self._part(digest, None if known else image) for digest, image in pairs]
+
+    def _part(self, digest: str, image: "Image | None") -> bytes:
+        if image is None:
+            return self.protocol.part(digest, None, self.adapted)
+        if digest not in self._written:
+            self._written[digest] = self.protocol.part(digest, image, self.adapted)
+        self._written.move_to_end(digest)
+        while len(self._written) > _MOST_PICTURES * len(self.servers):
+            self._written.popitem(last=False)
+        return self._written[digest]
+
+
+async def _cancel_when(over: threading.Event, work: "asyncio.Future[Any]") -> None:
+    """End what is in work once nobody waits for it."""
+    while not over.is_set():
+        await asyncio.sleep(0.1)
+    work.cancel()
+
+
+def _words_of(answer: Any) -> str:
+    """What a refusal says."""
+    try:
+        found = read_json(answer.content)
+        told = found.get("error", found) if isinstance(found, dict) else found
+        return one_line(str(told.get("message", told) if isinstance(told, dict) else told))[:300]
+    except ValueError:
+        return one_line(answer.text)[:300]
