@@ -37,6 +37,7 @@ from harness.engine.config import EngineConfig, config_from
 from harness.evaluation.eval_settings import EvalSettings, check_suffixes
 from harness.models.chat_settings import acts_on_served
 from harness.serving.adapters import needs_of_usable
+from harness.serving.engine_host import served_engine
 from harness.serving.settings import ServerSettings
 from support.errors import Need, SettingError, UsageError
 from support.parsing import parse_json
@@ -224,7 +225,6 @@ def eval_command(
 
     from harness.evaluation.preflight import look_at_run
     from harness.evaluation.score_models import ModelScorer
-    from harness.serving.engine_host import served_engine
     from harness.serving.server_host import ServerHost
     from leaderboards.board.board import Board
     from support.stages import Stages
@@ -234,8 +234,7 @@ def eval_command(
     judge.check(context, any(task.judged for task in chosen))
     check_of_tasks(settings, engine, chosen)
     needs += needs_of_output("--out", run.out)
-    rater = judge.make(asked=False, lacking=needs)
-    serving = server or served_engine(engine, specs)
+    rater, serving = judge.make(asked=False, lacking=needs), server or served_engine(engine, specs)
     with Stages():
         ready = look_at_run(chosen, rater, settings, models=specs, more=needs, server=serving, most_lost=run.max_failed)
     if dry_run:
