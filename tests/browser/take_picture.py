@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 from harness.cli.main import run
 from tests.browser.conftest import chromium
 
-WIDTH, HEIGHT, COLOURS = 1180, 860, 64
+WIDTH, HEIGHT, COLOURS = 1180, 860, 128
 
 
 def take(folder: str, target: Path) -> None:
@@ -30,7 +30,7 @@ def take(folder: str, target: Path) -> None:
         page.get_by_role("heading", level=1).wait_for()
         page.screenshot(path=shot)
         browser.close()
-        Image.open(shot).convert("RGB").quantize(COLOURS).save(target, optimize=True)
+        Image.open(shot).convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(target, optimize=True)
 
 
 if __name__ == "__main__":

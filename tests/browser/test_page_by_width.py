@@ -72,3 +72,19 @@ def test_models_are_sorted_by_size_and_by_date_where_there_is_room_for_them(open
     assert shown.first.is_visible()
     board.set_viewport_size({"width": 390, "height": 900})
     assert not any(cell.is_visible() for cell in shown.all())
+
+
+@pytest.mark.parametrize("width", (390, 1280))
+def test_names_of_any_length_and_script_stay_within_the_window(opened: Open, width: int) -> None:
+    names = ["x" * 200, f"{'a' * 200}/{'b' * 200}", "word " * 40, "<i>/</i>", "//"]
+    names += ["视觉语言模型/七十亿参数-" * 8, "نموذج/أساس"]
+    entries = [entry(name, metric, 3.0 + place) for place, name in enumerate(names) for metric in METRICS]
+    verdicts = {e.key: verdict(e) for e in entries if e.model != names[0] and e.headline}
+    board = opened(page(entries, title="Names", base=names[0], verdicts=verdicts), width=width)
+    board.locator("header details summary").first.click()
+    assert board.evaluate("document.documentElement.scrollWidth") == width
+    assert board.column() == [" ".join(name.split()) for name in names]
+    assert board.locator(".verdict").count() == len(names) - 1
+    tall = "said => said.filter((one) => one.getBoundingClientRect().height > 120).length"  # four lines
+    assert board.locator(".verdict").evaluate_all(tall) == 0
+    assert board.errors == []
