@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from harness.models.spec import ModelSpec
     from harness.runs.scoring_queue import Scoring
     from harness.runs.watch import Watched
+    from harness.runs.watch_report import WatchReport
     from harness.serving.adapters import Adapters
     from harness.serving.server_host import ServerHost
     from tasks.registry import TaskSpec
@@ -111,8 +112,8 @@ def watch_command(
             return _tell_forecast(scoring, folder, ready, (out, settings.score_checkpoints), as_json)
         log.info(scoring_words(scoring, folder, settings.score_checkpoints))
         reporter = _Reporter(folder, out, scoring, base, trackers)
-        text = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
-    show(text, json=json.dumps(watched.to_json()) if as_json else None)
+        report = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
+    show(report.text, json=json.dumps(watched.to_json() | report.to_json()) if as_json else None)
     return _end(watched, reporter)
 
 
@@ -208,7 +209,7 @@ class _Reporter:
     unscored: dict[str, str] = field(default_factory=dict)
     """The base that could not be scored, and why."""
 
-    def show(self, watched: "Watched") -> str:
+    def show(self, watched: "Watched") -> "WatchReport":
         """Bring the report up to date. A base that cannot be scored delays no checkpoint."""
         from harness.models.spec import base_of
         from harness.runs.watch_report import write_watch_report

@@ -13,12 +13,12 @@ from harness.models.spec import MODELS, ModelSpec, find
 from harness.runs.checkpoint_selection import Scores, panel_of
 from harness.runs.image_use_checks import ImageUseChecks
 from harness.runs.image_use_checks import render as render_checks
-from harness.runs.outcome import Outcome
+from harness.runs.outcome import Outcome, adjusted_for_stop
 from harness.runs.training_alarms import line_table
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from leaderboards.statistics.verdict import PairedTest
-from leaderboards.views.glossary import DIFFERENCE, OF_TABLE, p_of
+from leaderboards.views.glossary import DIFFERENCE, OF_TABLE, p_of, stopped_of
 from leaderboards.views.markdown_report import differences, leaderboard
 from support.files import atomic_write_text
 from support.markdown import cell, line, table
@@ -54,7 +54,8 @@ def card(outcome: Outcome, checkpoint: Checkpoint, scores: Scores) -> str:
     head: dict[str, Any] = {"base_model": known} if known else {}
     head |= {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "image-text-to-text"}
     head["tags"] = [checkpoint.arm, "vision-language", "preference", *(["lora"] if adapter else [])]
-    verdicts = scores.panel(outcome.base, name, panel_of(recipe, tasks))
+    looks = 1 if outcome.stop is None else outcome.stop.looks
+    verdicts = adjusted_for_stop(scores.panel(outcome.base, name, panel_of(recipe, tasks)), looks)
     units = {f"{task.name}.{metric}": spec.unit for task in tasks for metric, spec in task.all_metrics.items()}
     shown = [entry for entry in outcome.entries if entry.model in (outcome.base, name) and entry.headline]
     parts = [
@@ -62,7 +63,7 @@ def card(outcome: Outcome, checkpoint: Checkpoint, scores: Scores) -> str:
         f"# {cell(recipe.name)}: {cell(checkpoint.path.name)}",
         _describe(outcome, checkpoint, base),
         "## Against the base",
-        _describe_verdicts(verdicts, shown),
+        _describe_verdicts(verdicts, shown, looks),
         differences(verdicts, units) if verdicts else "Not scored.",
         "## Scores",
         leaderboard(shown),
@@ -96,8 +97,8 @@ def _describe(outcome: Outcome, checkpoint: Checkpoint, base: ModelSpec) -> str:
     return text
 
 
-def _describe_verdicts(verdicts: dict[str, PairedTest], shown: list[Entry]) -> str:
-    text = f"{DIFFERENCE} {p_of(OF_TABLE)}"
+def _describe_verdicts(verdicts: dict[str, PairedTest], shown: list[Entry], looks: int) -> str:
+    text = f"{DIFFERENCE} {p_of(OF_TABLE)}" + (f" {stopped_of(looks)}" if looks > 1 else "")
     if any(entry.limit is not None for entry in shown):
         text += " **Partial: scored on the first documents of each task only.**"
     separable = [

@@ -141,10 +141,12 @@ def panel_verdicts(
         compared[f"{recipe.trainer} against sft"] = (last["sft"], last[recipe.trainer])
     metrics = panel_of(recipe, tasks)
     found = {label: scores.panel(before, after, metrics) for label, (before, after) in compared.items()}
-    return {
-        label: {name: replace(test, p=adjusted_for_look(test.p, 1, looks)) for name, test in tests.items()}
-        for label, tests in found.items()
-    }
+    return {label: adjusted_for_stop(tests, looks) for label, tests in found.items()}
+
+
+def adjusted_for_stop(tests: Mapping[str, PairedTest], looks: int) -> dict[str, PairedTest]:
+    """Tests of what was seen where training was stopped, at one of so many planned looks."""
+    return {name: replace(test, p=adjusted_for_look(test.p, 1, looks)) for name, test in tests.items()}
 
 
 def verdict_json(verdict: PairedTest) -> dict[str, Any]:

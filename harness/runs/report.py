@@ -16,7 +16,7 @@ from harness.runs.outcome import Outcome
 from harness.runs.training_alarms import LEGEND, length_metrics, training_table
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
-from leaderboards.views.glossary import DIFFERENCE, OF_TABLE, in_json, p_of
+from leaderboards.views.glossary import DIFFERENCE, OF_TABLE, in_json, p_of, stopped_of
 from leaderboards.views.learning_curves import Point, learning_curves
 from leaderboards.views.markdown_report import differences, leaderboard
 from support.files import atomic_write_text
@@ -55,7 +55,7 @@ def render(outcome: Outcome) -> str:
             parts.append("Not scored.")
             continue
         if outcome.stop is not None:
-            parts.append(f"Training was stopped at a look: p is adjusted for all {outcome.stop.looks} looks, too.")
+            parts.append(stopped_of(outcome.stop.looks))
         parts.append(differences(verdicts, units))
         parts.append(f"{DIFFERENCE} {p_of(OF_TABLE)}")
     parts += _plot_curves(outcome)
@@ -329,16 +329,9 @@ def values_of(outcome: Outcome) -> dict[str, Any]:
     return {
         "run": outcome.out.as_posix(),
         "entries": [entry_json(entry) for entry in outcome.entries],
-        "glossary": in_json(OF_TABLE),
+        "glossary": _glossary(outcome),
         "verdicts": verdicts,
-        "best": outcome.selection.model,
-        "best scores": {
-            name: {"model": model, "value": best.raw, "held out": best.value}
-            for name, (model, best) in outcome.selection.best.items()
-        },
-        "not ranked": {
-            model: list(why) for model, why in {**outcome.selection.lacking, **outcome.selection.fallen}.items()
-        },
+        **selection_values(outcome.selection),
         "alarms": [asdict(alarm) for alarm in outcome.alarms],
         "checks": outcome.checks.to_json() if isinstance(outcome.checks, ImageUseChecks) else None,
         "stopped": None if outcome.stop is None else asdict(outcome.stop),
@@ -347,3 +340,18 @@ def values_of(outcome: Outcome) -> dict[str, Any]:
         "reasons": list_lost(Board(outcome.board), outcome.entries),
         "data reasons": [asdict(reason) for reason in outcome.data.reasons],
     }
+
+
+def _glossary(outcome: Outcome) -> dict[str, str]:
+    told = in_json(OF_TABLE)
+    return told if outcome.stop is None else told | {"p": f"{told['p']} {stopped_of(outcome.stop.looks)}"}
+
+
+def selection_values(found: Selection) -> dict[str, Any]:
+    """Which checkpoint to take, what the highest scores are worth on held-out images, and which are not ranked, as JSON
+    values."""
+    best = {
+        name: {"model": model, "value": one.raw, "held out": one.value} for name, (model, one) in found.best.items()
+    }
+    why = {model: list(words) for model, words in {**found.lacking, **found.fallen}.items()}
+    return {"best": found.model, "best scores": best, "not ranked": why}

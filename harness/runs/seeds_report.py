@@ -83,7 +83,9 @@ def _describe_stops(found: SeedsOutcome) -> str:
     stops = [f"- seed {seed}: {cell(one.stop.words)}" for seed, one in found.runs.items() if one.stop is not None]
     if not stops:
         return ""
-    why = "Stopped early, each at a look at which a score was low, so that the mean above is lower than without stops:"
+    why = (
+        "Stopped early, each at a look at which a score was worse, so that the mean above is worse than without stops:"
+    )
     return "\n".join([why, "", *stops])
 
 

@@ -1,11 +1,12 @@
 """The report of a watched folder: what the screen shows at its end and `watch.md` keeps."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from harness.runs.checkpoint_selection import Scores, headlines, select_checkpoint
-from harness.runs.report import describe_selection, plot_scores
+from harness.runs.checkpoint_selection import Scores, Selection, headlines, select_checkpoint
+from harness.runs.report import describe_selection, plot_scores, selection_values
 from harness.runs.training_alarms import find_alarms, lengths_of, read_log
 from harness.runs.watch import Watched
 from leaderboards.board.board import Board
@@ -16,6 +17,19 @@ from support.markdown import cell, line
 from tasks.registry import TaskSpec
 
 
+@dataclass(frozen=True, kw_only=True)
+class WatchReport:
+    """What was written, and what of it machines read."""
+
+    text: str
+    selection: Selection | None
+    """Of the scored checkpoints; None: there are not several."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The best checkpoint, and its scores on images that did not choose it."""
+        return {} if self.selection is None else selection_values(self.selection)
+
+
 def write_watch_report(
     folder: Path,
     out: Path,
@@ -23,7 +37,7 @@ def write_watch_report(
     base: str | None,
     tasks: Sequence[TaskSpec],
     unscored: Mapping[str, str] | None = None,
-) -> str:
+) -> WatchReport:
     """What a watched folder has to show so far, written to `out` as watch.md with watch.png; `base` is its name on the
     board.
 
@@ -60,8 +74,8 @@ def write_watch_report(
     wanted = [".".join(metric) for metric in headlines(tasks)]
     if scored and plot_scores(scores.entries, base, {"checkpoints": models}, wanted, out / "watch.png"):
         parts.append("![Scores against training step](watch.png)")
-    if len(scored) > 1:
-        chosen = select_checkpoint(scores, scored, headlines(tasks), base)
+    chosen = select_checkpoint(scores, scored, headlines(tasks), base) if len(scored) > 1 else None
+    if chosen is not None:
         parts += ["## Best checkpoint", describe_selection(chosen, scored)]
     log = read_log(folder)
     if log:
@@ -71,7 +85,7 @@ def write_watch_report(
         parts += ["## Alarms", "\n".join(f"- **{alarm.name}**: {cell(alarm.words)}" for alarm in found) or "None."]
     text = "\n\n".join(parts) + "\n"
     atomic_write_text(out / "watch.md", text)
-    return text
+    return WatchReport(text=text, selection=chosen)
 
 
 def _count_looks(scores: Scores, model: str) -> int:

@@ -23,9 +23,9 @@ from leaderboards.statistics.prediction_powered import Corrected
 from leaderboards.statistics.resampling import Counted, CountsMetric
 from leaderboards.statistics.significance import ALPHA, holm
 from leaderboards.statistics.verdict import Outcome, PairedTest, adjusted, verdicts
+from leaderboards.views import glossary
 from leaderboards.views.columns import (
     PROTOCOL_DIFFERS,
-    SEEDS_LEGEND,
     Column,
     corrected_in_words,
     mark,
@@ -263,7 +263,7 @@ def to_json(found: Comparison) -> dict[str, Any]:
         "before": found.before,
         "after": found.after,
         "notes": found.notes,
-        "glossary": in_json(OF_PAIR),
+        "glossary": in_json(OF_PAIR, _unit_of_tests(found.changes)),
         "changes": [
             {
                 **{
@@ -309,10 +309,13 @@ def verdict_to_json(verdict: PairedTest | None, metric: str) -> dict[str, Any] |
 
 
 def _how_tested(changes: Sequence[Change]) -> str:
-    seeded = any(change.verdict and change.verdict.seeds for change in changes)
-    return " ".join(
-        ("On the same questions.", DIFFERENCE, p_of(OF_PAIR), *([SEEDS_LEGEND] if seeded else []), MARKS, VISIBLE)
-    )
+    unit = _unit_of_tests(changes)
+    seeds = [] if unit == "image" else [glossary.SEEDS]
+    return " ".join(("On the same questions.", DIFFERENCE, p_of(OF_PAIR, unit), *seeds, MARKS, VISIBLE))
+
+
+def _unit_of_tests(changes: Sequence[Change]) -> glossary.Unit:
+    return glossary.unit_of(change.verdict.seeds is not None for change in changes if change.verdict is not None)
 
 
 def scores_table(changes: Sequence[Change]) -> list[Block]:

@@ -11,6 +11,7 @@ from leaderboards.board.entry import EMPTY_ANSWERS, OTHER_DATA, SEEDS, Entry, Ke
 from leaderboards.statistics.prediction_powered import Corrected
 from leaderboards.statistics.ranks import Rank
 from leaderboards.statistics.verdict import Outcome, PairedTest
+from leaderboards.views.glossary import Unit, unit_of
 from support.markdown import cell, line, number, span
 
 MARKS: Final[Mapping[Outcome, str]] = {"better": "▲", "worse": "▼", "not separable": "≈", "not better": "△"}
@@ -103,6 +104,11 @@ class BoardComparison:
     notes: Sequence[str] = field(default=())
     """Why some scores have no verdict or no rank, and how protocols differ."""
 
+    def unit_of_tests(self, entries: Iterable[Entry]) -> Unit:
+        """What the tests of these entries are over."""
+        tests = (self.verdicts.get(entry.key) for entry in entries)
+        return unit_of(test.seeds is not None for test in tests if test is not None)
+
     def rank(self, entry: Entry) -> Rank | None:
         """The entry's rank; none by a metric of which neither direction is better, nor for a score that a guard of the
         verdict denies, or most of whose answers are empty."""
@@ -135,12 +141,6 @@ def outcome(metric: str, verdict: PairedTest) -> str:
     if verdict.outcome == "not separable" or not is_neutral(metric):
         return verdict.words
     return "higher" if (verdict.difference or 0.0) > 0 else "lower"
-
-
-SEEDS_LEGEND: Final = (
-    "Of several seeds: the mean, with an interval and a p of a crossed t test, over seeds and images; of N seeds so "
-    "many better: each by its own test, not adjusted."
-)
 
 
 def seeds_in_words(metric: str, verdict: PairedTest) -> str:

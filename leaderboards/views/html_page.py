@@ -21,7 +21,7 @@ from leaderboards.board.board import newest
 from leaderboards.board.entry import Entry, Key
 from leaderboards.views import glossary
 from leaderboards.views.categories import CategoryTable
-from leaderboards.views.columns import NO_COMPARISON, SEEDS_LEGEND, BoardComparison
+from leaderboards.views.columns import NO_COMPARISON, BoardComparison
 from leaderboards.views.learning_curves import Point
 from leaderboards.views.page_answers import ANSWERS, Loader, Marker, Thumbnails, mark, pack
 from leaderboards.views.page_names import short_names
@@ -156,10 +156,9 @@ def _words_of(board: BoardTable) -> dict[str, Any]:
     """What the page says of its intervals, p-values and marks, of those that it has."""
     outcomes = {row.outcome.partition(":")[0] for row in board.against}
     return {
-        "seeds_legend": SEEDS_LEGEND,
         "glossary": glossary.__dict__,
         "latex": latex_characters(),
-        "p_is": glossary.p_of(glossary.OF_BOARD),
+        "p_is": glossary.p_of(glossary.OF_BOARD, glossary.unit_of(bool(row.seeds) for row in board.against)),
         "ranked": any(cell is not None and cell.rank for row in board.rows for cell in row.cells),
         "signs": [text for sign, text in glossary.SIGNS.items() if sign in outcomes],
     }

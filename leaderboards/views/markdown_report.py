@@ -19,13 +19,13 @@ from leaderboards.board.board import newest
 from leaderboards.board.entry import BARE, SEEDS, Entry, name_of_protocol
 from leaderboards.board.entry import to_json as entry_to_json
 from leaderboards.statistics.verdict import PairedTest
+from leaderboards.views import glossary
 from leaderboards.views.asked_apart import asked_apart, protocols_of
 from leaderboards.views.average_rank import average_ranks, headlines_of, leading
 from leaderboards.views.columns import (
     MUTE,
     NO_COMPARISON,
     PROTOCOL_DIFFERS,
-    SEEDS_LEGEND,
     BoardComparison,
     Column,
     arrow,
@@ -37,7 +37,7 @@ from leaderboards.views.columns import (
     seeds_in_words,
     several_versions,
 )
-from leaderboards.views.glossary import INTERVAL, MARKS, OF_BOARD, RANK, in_json, p_of
+from leaderboards.views.glossary import INTERVAL, MARKS, OF_BOARD, RANK, in_json
 from support.errors import BoardError, did_you_mean
 from support.markdown import MISSING, cell, line, number, p_value, span, table
 from support.tables import Block, Cell, Table, csv_cell, to_markdown
@@ -142,7 +142,7 @@ def to_json(
     What others `published` is separate: "published": [...].
     """
     rows = [_row(entry, comparison) | entry_to_json(entry) for entry in _select(entries, only_headline)]
-    found: dict[str, Any] = {"entries": rows, "glossary": in_json(OF_BOARD)}
+    found: dict[str, Any] = {"entries": rows, "glossary": in_json(OF_BOARD, comparison.unit_of_tests(entries))}
     if published is not None:
         found["published"] = list(published)
     return json.dumps(found, allow_nan=False)
@@ -221,15 +221,19 @@ def _caption(shown: Sequence[Entry], comparison: BoardComparison, base: str | No
     tested = any(entry.key in comparison.verdicts for entry in shown)
     parts = (
         (any(entry.low is not None for entry in shown), INTERVAL),
-        (any(SEEDS in entry.provenance for entry in shown), SEEDS_LEGEND),
+        (any(SEEDS in entry.provenance for entry in shown), glossary.SEEDS),
         (True, "Bold: the best of a metric."),
         (
             tested,
             f"†: significantly better, ‡: significantly worse than {base or 'the base'} on the same questions (p at "
-            f"most 5%). {p_of(OF_BOARD)}",
+            f"most 5%). {_p_of(shown, comparison)}",
         ),
     )
     return " ".join(text for applies, text in parts if applies)
+
+
+def _p_of(shown: Sequence[Entry], comparison: BoardComparison) -> str:
+    return glossary.p_of(OF_BOARD, comparison.unit_of_tests(shown))
 
 
 def _legend(shown: Sequence[Entry], comparison: BoardComparison, base: str | None) -> str:
@@ -245,8 +249,8 @@ def _legend(shown: Sequence[Entry], comparison: BoardComparison, base: str | Non
             "Raw: by the judge. Corrected for its errors by people's labels; lambda: how much the judge still counts.",
         ),
         (any(comparison.rank(entry) for entry in shown), RANK),
-        (bool(tested), f"Difference to {name} on the same questions: {MARKS} {p_of(OF_BOARD)}"),
-        (any(SEEDS in entry.provenance for entry in shown), SEEDS_LEGEND),
+        (bool(tested), f"Difference to {name} on the same questions: {MARKS} {_p_of(shown, comparison)}"),
+        (any(SEEDS in entry.provenance for entry in shown), glossary.SEEDS),
         (any(word.startswith("not better") for word in words), "△: better only by saying less, which is named."),
         (bool(words & {"higher", "lower"}), "Higher, lower: of how a model answers, where neither is better."),
         (

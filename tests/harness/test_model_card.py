@@ -10,12 +10,13 @@ from harness.runs.checkpoint_selection import Scores, Selection
 from harness.runs.interim_scoring import _ScoreBetweenSaves
 from harness.runs.model_card import card, write_cards
 from harness.runs.outcome import Outcome, Stop, unmet
-from harness.runs.report import render
+from harness.runs.report import render, values_of
 from harness.runs.scoring_queue import Scoring
 from harness.runs.training_alarms import Alarm, LogLine
 from harness.runs.training_data import TrainingData
 from leaderboards.board.board import Board
 from leaderboards.statistics.verdict import PairedTest
+from leaderboards.views.glossary import stopped_of
 from support.errors import InputError
 from tasks.registry import registry
 from tests.harness.scored_runs import put, right
@@ -65,6 +66,19 @@ def outcome(tmp_path: Path) -> Outcome:
         seconds={},
         lost=0.0,
     )
+
+
+def test_what_was_seen_at_a_stop_is_adjusted_for_all_looks_in_the_card_and_in_the_report(outcome: Outcome) -> None:
+    stopped = replace(outcome, stop=Stop(step=10, probe="scenes_mme", base=50.0, value=87.5, p=0.01, looks=10**12))
+    before, after = (write_cards(each)[-1].read_text() for each in (outcome, stopped))
+    said = stopped_of(10**12)
+    assert said in after
+    assert said not in before
+    assert "Separable: scenes_mme.accuracy better" in before
+    assert "Separable: nothing" in after
+    assert said in render(stopped)
+    assert said in values_of(stopped)["glossary"]["p"]
+    assert said not in values_of(outcome)["glossary"]["p"]
 
 
 def test_a_card_says_base_data_recipe_verdict_diagnostics_and_how_to_load(outcome: Outcome) -> None:

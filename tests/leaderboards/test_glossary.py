@@ -11,6 +11,7 @@ from leaderboards.board.entry import Entry
 from leaderboards.comparison.compare import Change, Comparison, to_blocks
 from leaderboards.comparison.compare import to_json as comparison_json
 from leaderboards.statistics.ranks import Rank
+from leaderboards.statistics.seed_groups import Seeds
 from leaderboards.statistics.verdict import PairedTest
 from leaderboards.views import glossary
 from leaderboards.views.columns import BoardComparison
@@ -60,6 +61,29 @@ def test_a_comparison_of_two_names_its_own_family(board: tuple[list[Entry], Boar
     assert family in as_markdown(blocks)
     assert all(family in block.caption for block in blocks if isinstance(block, Table))
     assert comparison_json(found)["glossary"]["p"] == family
+
+
+def test_tests_over_seeds_are_not_said_to_be_permutations(board: tuple[list[Entry], BoardComparison]) -> None:
+    one, other = board[0]
+    third = replace(other, run="run-3", model="single")
+    seeds = replace(TEST, seeds=Seeds(base=1, other=3, higher=0, lower=3, worse=3))
+    of_both = BoardComparison(verdicts={other.key: seeds, third.key: TEST})
+    for comparison, entries, unit in (
+        (BoardComparison(verdicts={other.key: seeds}), [one, other], "seed"),
+        (of_both, [one, other, third], "both"),
+    ):
+        said = glossary.p_of(glossary.OF_BOARD, unit)  # type: ignore[arg-type]
+        assert ("permutation" in said) == (unit == "both")
+        assert said in leaderboard(entries, comparison=comparison, base="base")
+        told = json.loads(to_json(entries, comparison=comparison))["glossary"]
+        assert (told["p"], told["seeds"]) == (said, glossary.SEEDS)
+        assert html.escape(said) in page(entries, title="Board", base="base", comparison=comparison)
+    change = Change(before=one, after=other, verdict=seeds, why="", protocol_differences=[])
+    found = Comparison(before="base", after="tuned", changes=[change], formats=[], flips=[], notes=[])
+    text = as_markdown(to_blocks(found))
+    assert "permutation" not in text
+    assert glossary.SEEDS in text
+    assert "permutation" not in json.dumps(comparison_json(found))
 
 
 def test_no_view_has_words_of_its_own_for_a_test_or_an_interval() -> None:
