@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from safetensors.torch import load_file
 from trl import DPOTrainer
 
 from support.errors import TrainingError
+from tests.trainers import two_packed
 from tests.trainers.tiny_trainers import (
     ALL,
-    arguments,
     assert_alike,
     compared,
     difference,
@@ -108,6 +108,31 @@ if made.accelerator.is_main_process:
     losses = [line["loss"] for line in made.state.log_history if "loss" in line]
     (out / "losses.json").write_text(json.dumps(losses))
 """
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full", (False, True), ids=("adapters", "full"))
+def test_sharded_weights_train_as_whole_ones(full: bool, checkpoint: Any, tmp_path: Path) -> None:
+    """By FSDP2, as accelerate does it, over two processes: reference, losses, gradients of three steps, checkpoint."""
+    folder, kind = checkpoint("llava"), "full" if full else "adapters"
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = [str(Path(two_packed.__file__)), str(folder), str(tmp_path / "sharded"), kind]
+    subprocess.run([*command, *script], env=environment, check=True)
+    alone = two_packed.make(folder, tmp_path / "alone", full, per_device_train_batch_size=4)
+    alone.train()
+    found = json.loads((tmp_path / "sharded" / "found.json").read_text())
+    assert found["losses"] == pytest.approx([line["loss"] for line in alone.state.log_history if "loss" in line], 1e-5)
+    assert found["sharded"] > 30
+    # What is between pixels and text is on every process, unless it is trained.
+    assert bool(found["whole"]) is not full
+    assert all("vision_tower" in name or "multi_modal_projector" in name for name in found["whole"])
+    weights = "model.safetensors" if full else "adapter_model.safetensors"
+    ours, theirs = (load_file(tmp_path / each / "checkpoint-3" / weights) for each in ("sharded", "alone"))
+    assert ours.keys() == theirs.keys()
+    # Gradients of keys' biases are zero but for rounding, of which Adam makes steps.
+    kept = [name for name in ours if "k_proj.bias" not in name]
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in kept) < 1e-4
 
 
 @pytest.mark.slow
@@ -208,13 +233,15 @@ def test_an_image_goes_through_its_frozen_encoder_once_and_without_a_graph(check
 def test_only_answer_tokens_are_scored(checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = trainer(PackedDPOTrainer, checkpoint("llava"), preferences(), tmp_path)
     made.add_references()
-    original, scored = head.score_tokens, list[int]()
+    original, scored = head._Scores, list[int]()
 
-    def count(hidden: Any, *rest: Any) -> Any:
-        scored.append(len(hidden))
-        return original(hidden, *rest)
+    class Counted:
+        @staticmethod
+        def apply(hidden: Any, *rest: Any) -> Any:
+            scored.append(len(hidden))
+            return original.apply(hidden, *rest)
 
-    monkeypatch.setattr(head, "score_tokens", count)
+    monkeypatch.setattr(head, "_Scores", Counted)
     loss_and_gradients(made)
     batch = made.data_collator([made.train_dataset[index] for index in range(10)])
     assert scored == [batch["packed"]["targets"].numel()]
@@ -254,13 +281,19 @@ def test_a_family_that_is_not_known_to_train_alike_is_refused(checkpoint: Any, t
         trainer(PackedDPOTrainer, checkpoint("gemma3"), preferences((1,)), tmp_path)
 
 
-def test_a_model_without_adapters_is_refused(checkpoint: Any, tmp_path: Path) -> None:
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint("llava"), dtype=torch.float32)
-    processor = AutoProcessor.from_pretrained(checkpoint("llava"))
-    with pytest.raises(TrainingError, match="needs adapters"):
-        PackedDPOTrainer(
-            model=model, args=arguments(tmp_path), train_dataset=Pairs(preferences((1,))), processing_class=processor
-        )
+@pytest.mark.parametrize("family", ("llava", "qwen2_vl"))
+def test_full_fine_tuning_is_trls_without_its_second_model(family: str, checkpoint: Any, tmp_path: Path) -> None:
+    """All weights are trained, head and embedding too, and nothing between pixels and text stays as it is."""
+    made = [
+        trainer(kind, checkpoint(family), preferences((3, 1)), tmp_path / kind.__name__, full=True)
+        for kind in (DPOTrainer, PackedDPOTrainer)
+    ]
+    stock, ours = map(loss_and_gradients, made)
+    assert made[1].ref_model is None
+    assert made[1].features is None
+    assert any("lm_head" in name or "embed_tokens" in name for name in ours[1])
+    assert abs(stock[0] - math.log(2)) > 1e-4
+    assert_alike(stock, ours)
 
 
 def test_the_model_still_generates_and_scores_unpacked(checkpoint: Any, tmp_path: Path) -> None:

@@ -118,7 +118,8 @@ def test_recipes_know_every_pair_rule() -> None:
         ({"loss": "mdpo", "crop_area": [0.3, 0.2]}, "the least share comes first"),
         ({"loss": "mdpo", "crop_area": [0.0, 0.2]}, "greater than 0"),
         ({"loss": "mdpo", "noise": {"step": 100}}, "not 'mdpo'"),
-        ({"group_pairs": True}, "which full fine-tuning does not have"),
+        ({"features_room_mib": 0}, "full fine-tuning trains what is behind the vision tower"),
+        ({"group_pairs": True, "lora": LORA, "plain_trl": True}, "which plain_trl does not have"),
         ({"group_pairs": True, "loss": "povid-code", "lora": LORA}, "loss = 'povid-code' does not have"),
     ),
 )

@@ -20,6 +20,7 @@ from trainers.training.adapters import merge
 from trainers.training.checkpoints import NOTE
 from trainers.training.job import trainer
 from trainers.training.model import load_weights
+from trainers.training.trl_arguments import common_arguments
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +60,17 @@ def test_targets_that_match_nothing_name_what_could_be_meant(preferences: list[P
         dpo.train(job_of(preferences, tmp_path, lora={"targets": r".*\.(c_attn|w1)"}))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_offloading_activations_needs_a_gpu(preferences: list[Preference], tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="activation_offload = true: there is no GPU"):
+        common_arguments(job_of(preferences[:8], tmp_path, activation_offload=True), 8)
+
+
 def test_four_bits_without_bitsandbytes_say_what_to_install(
     preferences: list[Preference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(TrainingError, match="pip install bitsandbytes"):
+    with pytest.raises(TrainingError, match=r"pip install 'vlm-harness\[qlora\]'"):
         dpo.train(job_of(preferences, tmp_path, quantization="4bit"))
 
 

@@ -78,9 +78,13 @@ def trainer(
     options: dict[str, Any] | None = None,
     *,
     full: bool = False,
+    moved: bool = True,
     **changes: Any,
 ) -> Any:
-    """A trainer whose weights already say something else than its reference's; `full`: without adapters."""
+    """A trainer whose weights already say something else than its reference's; `full`: without adapters.
+
+    `moved`: False for full fine-tuning that begins at its reference.
+    """
     torch.manual_seed(0)
     models = [AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32) for _ in range(1 + full)]
     reference = {"ref_model": models[1]} if full else {"peft_config": copy.deepcopy(LORA)}
@@ -96,11 +100,13 @@ def trainer(
         **{**reference, **(options or {})},
     )
     generator = torch.Generator().manual_seed(1)
+    if full and moved and isinstance(made, PackedDPOTrainer):
+        made.add_references()
     with torch.no_grad():
         for name, parameter in made.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(0, 0.05, generator=generator)
-            elif full and parameter.requires_grad and "norm" not in name:
+            elif full and moved and parameter.requires_grad and "norm" not in name:
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.01)
     made.model.train()
     if made.args.gradient_checkpointing:  # as `train` does

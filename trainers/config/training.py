@@ -97,6 +97,8 @@ class Training(Section):
     """"auto": bf16 on a GPU, except for a base that computes in single precision."""
     gradient_checkpointing: bool = False
     """A quarter to a third more time, several times less memory."""
+    activation_offload: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    """Activations wait for the backward pass in the CPU's memory: less memory of the GPU, for more time."""
     quantization: Literal["4bit"] | None = None
     """The frozen base in four bits (NF4, bitsandbytes): QLoRA."""
     checkpoints: Annotated[int, Field(gt=0)] = 1
@@ -117,7 +119,7 @@ class Training(Section):
     group_by_length: bool = False
     """Pairs of similar length (characters) in one batch: less padding, but another order."""
     plain_trl: bool = False
-    """TRL's own DPO trainer in place of packed rows; always used for full fine-tuning."""
+    """TRL's own DPO trainer in place of packed rows."""
     features_room_mib: Annotated[int, Field(ge=0)] | None = None
     """MiB of CPU memory a process for the image features of a frozen vision tower; 0: none are kept; None: 2048."""
     workers: Annotated[int, Field(ge=0)] = 0
@@ -140,7 +142,7 @@ class Training(Section):
     @property
     def packed(self) -> bool:
         """True if DPO reads each image and each prompt once, in packed rows."""
-        return self.lora is not None and not self.plain_trl and self.loss_spec.packed
+        return not self.plain_trl and self.loss_spec.packed
 
     @model_validator(mode="after")
     def _check_weights(self) -> "Training":
@@ -162,12 +164,15 @@ class Training(Section):
     @model_validator(mode="after")
     def _check_packing(self) -> "Training":
         if not self.packed:
-            unpacked = (
-                "plain_trl" if self.plain_trl else "full fine-tuning" if self.lora is None else f"loss = {self.loss!r}"
-            )
+            unpacked = "plain_trl" if self.plain_trl else f"loss = {self.loss!r}"
             for name in ("group_pairs", "features_room_mib"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} is for packed rows, which {unpacked} does not have; leave it out")
+        elif self.lora is None and self.features_room_mib is not None:
+            raise ValueError(
+                "features_room_mib is for adapters: full fine-tuning trains what is behind the vision tower, "
+                "so that no features stay as they are; leave it out"
+            )
         if self.plain_trl and not self.loss_spec.packed:
             raise ValueError(
                 f"plain_trl is TRL's own trainer in place of packed rows, and loss = {self.loss!r} has neither; "

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from trl.trainer.utils import FusedCausalLMOutput
 
 from trainers.packed.attention import NAME
@@ -60,7 +59,12 @@ def score_in_forward(model: Any) -> None:
     config = model.config.get_text_config()
     if any(getattr(config, name, None) not in (None, 1, 1.0) for name in CHANGED_LOGITS):
         return
-    ordinary = model.forward
+    ordinary, head = model.forward, model.get_output_embeddings()
+    multiply = head.forward
+
+    # A part of the head's own forward pass: there FSDP2 has gathered its weights, and takes care of their gradients.
+    def score(hidden: Tensor, targets: Tensor | None = None) -> Any:
+        return multiply(hidden) if targets is None else _Scores.apply(hidden, head.weight, head.bias, targets)
 
     @functools.wraps(ordinary)
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -69,14 +73,12 @@ def score_in_forward(model: Any) -> None:
         targets = kwargs.pop("shift_labels")[0]
         del kwargs["fused_lm_head"]
         hidden = model.base_model(*args, **kwargs, use_cache=False).last_hidden_state[0]
-        head = model.get_output_embeddings()
-        # FSDP2 shards a head that is used outside its own forward pass.
-        weight, bias = (part.full_tensor() if isinstance(part, DTensor) else part for part in (head.weight, head.bias))
-        found = score_tokens(hidden, weight, bias, targets)
+        found = TokenScores(*head(hidden, targets=targets))
         return FusedCausalLMOutput(
             loss=-found.log_probs.mean(), **{name: value[None] for name, value in vars(found).items()}
         )
 
+    head.forward = score
     model.forward = forward
 
 

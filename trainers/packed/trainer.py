@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
 from trl import DPOTrainer
@@ -39,6 +40,7 @@ from trainers.data.torch_dataset import Pairs, PromptSampling
 from trainers.packed.attention import NAME, attention_argument, register
 from trainers.packed.collator import CutError, PackedCollator
 from trainers.packed.head import score_in_forward
+from trainers.packed.sharding import is_sharded, pad_rounds, reshard, shard_weights, whole_model
 from trainers.packed.vision_cache import KeptFeatures, is_trained
 
 FAMILIES = (
@@ -110,8 +112,19 @@ def positions(backbone: Any, packed: Mapping[str, Any], grids: Tensor | None) ->
     return torch.cat(found, dim=1)[:, None]
 
 
+class NoReference(torch.nn.Module):
+    """Given to TRL in place of a second copy of the model: the reference is asked before the first step alone."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self) -> None:
+        """Never called."""
+
+
 class PackedDPOTrainer(PromptSampling, DPOTrainer):
-    """TRL's DPOTrainer over packed rows. The reference is the model with its adapters off.
+    """TRL's DPOTrainer over packed rows. The reference is the model with its adapters off, or before it was trained.
 
     `group_pairs` puts all pairs of a prompt into one batch. `reference_folder` keeps the reference's log-probabilities,
     for one run at a time. `features_room`: bytes of CPU memory a process for image features, if encoder and projector
@@ -142,12 +155,17 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
             "processing_class": processing_class,
             "data_collator": PackedCollator(processing_class, args.max_length, self.stops),
         }
+        if given.get("peft_config") is None and not isinstance(model, PeftModel):
+            given["ref_model"] = NoReference(model.config)
         super().__init__(model=model, args=args, **given)
+        self.ref_model = None
         self._check_supported()
         self.group_pairs = group_pairs
+        self.reference_digest = ""
+        """Of weights that are sharded now."""
         self.reference_folder = Path(args.output_dir) / "reference" if reference_folder is None else reference_folder
         self.precompute_ref_logps = True  # TRL then takes them from the batch
-        base = self.model.get_base_model()
+        base = whole_model(self.model)
         self.backbone = base.base_model
         self.backbone.register_forward_hook(_keep_scored, with_kwargs=True)
         decoder = self.backbone.get_decoder()
@@ -166,12 +184,12 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
 
     def _check_supported(self) -> None:
         plugin = self.args.deepspeed_plugin
-        if not hasattr(self.model, "peft_config"):
-            raise TrainingError("packed training needs adapters: its reference is the model with them off")
-        if self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
+        if plugin is not None and plugin.zero_stage == 3:
             raise TrainingError(
-                "the reference is computed by whole models: train with DDP or ZeRO up to stage 2, or unpacked"
+                "packed rows are not known to train alike with ZeRO-3: take --mode fsdp2, which shards as much"
             )
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version != 2:
+            raise TrainingError("packed rows are trained with fsdp_version 2, not 1")
         if self.aux_loss_enabled:
             raise TrainingError(
                 "experts' balancing loss is not what it was on packed rows; set router_aux_loss_coef to 0"
@@ -187,6 +205,10 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """TRL's, after the reference's log-probabilities are computed."""
+        if self.is_fsdp_enabled and not is_sharded(self.model):
+            self.reference_digest = digest_of_reference(self.model)
+            pairs = [*self.train_dataset.preferences, *(self.eval_dataset.preferences if self.eval_dataset else ())]
+            self.model = shard_weights(self.model, self.backbone, self.accelerator, pairs)
         self.add_references()
         return super().train(*args, **kwargs)
 
@@ -205,13 +227,16 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
         if pairs.reference is not None:
             return pairs
         keys = digests(pairs.preferences, self._settings())
-        folder = self.reference_folder / digest_of_reference(self.model)
+        folder = self.reference_folder / (self.reference_digest or digest_of_reference(self.model))
         known = _read_reference(folder)
         self.accelerator.wait_for_everyone()  # nobody writes before all have read
         asked = {key: index for index, key in reversed(list(enumerate(keys))) if key not in known}
         batches = by_prompt(pairs.preferences, sorted(asked.values()), self.args.per_device_train_batch_size)
-        mine = batches[self.accelerator.process_index :: self.accelerator.num_processes]
-        cut = self._score_by_reference(pairs, keys, mine, JsonLines(folder / f"{self.accelerator.process_index}.jsonl"))
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        mine, counted = pad_rounds(batches, process, processes)
+        if not is_sharded(self.model):
+            mine = mine[:counted]
+        cut = self._score_by_reference(pairs, keys, mine, counted, JsonLines(folder / f"{process}.jsonl"))
         self.accelerator.wait_for_everyone()
         lost_keys = {keys[index] for part in gather_object([cut]) for index in part}
         # Equal pairs were scored once.
@@ -222,11 +247,12 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
         return Pairs(pairs.preferences, [known[key] for key in keys])
 
     def _score_by_reference(
-        self, pairs: Pairs, keys: Sequence[str], batches: list[list[int]], rows: JsonLines
+        self, pairs: Pairs, keys: Sequence[str], batches: list[list[int]], counted: int, rows: JsonLines
     ) -> list[int]:
-        """Store the reference's log-probabilities of these pairs; returns the pairs whose answer `max_length` cuts."""
+        """Store what the reference says of the first `counted` batches; returns the pairs that `max_length` cuts."""
         cut: list[int] = []
-        self.model.to(self.accelerator.device)
+        if not is_sharded(self.model):
+            self.model.to(self.accelerator.device)
         was = self.model.training
         # As TRL does in training: some models attend differently in evaluation mode.
         self.model.train(self.args.disable_dropout)
@@ -235,13 +261,18 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
         loader: Any = DataLoader(
             pairs, batch_sampler=batches, collate_fn=collate, num_workers=self.args.dataloader_num_workers
         )
-        done, total = 0, sum(map(len, batches))
-        for indices, (batch, places) in zip(batches, loader, strict=True):
+        done, total = 0, sum(map(len, batches[:counted]))
+        for number, (indices, (batch, places)) in enumerate(zip(batches, loader, strict=True)):
+            if places and is_sharded(self.model):  # the other processes would wait for this one
+                lost = [indices[place] for place in places]
+                raise CutError([pairs.preferences[index].id for index in lost], lost, self.args.max_length)
             cut += [indices[place] for place in places]
             fitting = [index for place, index in enumerate(indices) if place not in places]
             if fitting:
                 both = self.compute_ref_log_probs(call, self._prepare_inputs(batch))
                 found = list(zip(fitting, *(side.tolist() for side in both), strict=True))
+                if number >= counted:
+                    continue
                 for index, *values in found:
                     if not all(map(math.isfinite, values)):
                         id = pairs.preferences[index].id
@@ -250,6 +281,7 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
             done += len(indices)
             report("score by the reference", done, total)
         self.model.train(was)
+        reshard(self.model)
         return cut
 
     def _settings(self) -> str:
@@ -339,11 +371,11 @@ def digests(preferences: Sequence[Preference], settings: str) -> list[str]:
 
 
 def digest_of_reference(model: Any) -> str:
-    """A digest of configuration and weights of the model with its adapters off."""
+    """A digest of configuration and weights of the model, with its adapters off if it has any."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in IRRELEVANT_SETTINGS}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, parameter in sorted(
-        (name.replace(".base_layer", ""), value) for name, value in model.get_base_model().named_parameters()
+        (name.replace(".base_layer", ""), value) for name, value in whole_model(model).named_parameters()
     ):
         if ".lora_" in name and ".ref." not in name:
             continue

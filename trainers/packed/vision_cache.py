@@ -135,14 +135,18 @@ def digest(image: Image, state: str) -> bytes:
     return found.digest()
 
 
+def modules_before_text(backbone: Any) -> set[Any]:
+    """All modules between pixels and the language model."""
+    decoder, tower = backbone.get_decoder(), backbone.get_encoder(modality="image")
+    return set(tower.modules()) if decoder is backbone else set(backbone.modules()) - set(decoder.modules())
+
+
 def is_trained(backbone: Any) -> bool:
     """True if anything between pixels and the language model is trained, or has adapters that can be switched."""
-    decoder, tower = backbone.get_decoder(), backbone.get_encoder(modality="image")
-    modules = set(tower.modules()) if decoder is backbone else set(backbone.modules()) - set(decoder.modules())
     return any(
         isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
         or any(own.requires_grad for own in module.parameters(recurse=False))
-        for module in modules
+        for module in modules_before_text(backbone)
     )
 
 

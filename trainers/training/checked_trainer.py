@@ -23,6 +23,7 @@ from trainers.data.image_places import parts_of, user_message
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
 from trainers.packed.collator import CutError
+from trainers.packed.sharding import prepare_sharding
 from trainers.training.adapters import PARTS, save_plain, start_of
 from trainers.training.checkpoints import TRAINABLE
 from trainers.training.picture_check import MarkedTexts
@@ -144,6 +145,7 @@ class CheckedTrainer:
 
     def prepare(self, pairs: Sequence[Preference], lora: Lora | None) -> None:
         """Call this before training, with all pairs that may be in batches."""
+        prepare_sharding(self.accelerator, self.model)
         self.pairs = {pair.id: pair for pair in pairs}
         self.data_collator = IdCollator(self.data_collator)
         self.part = (lora, start_of(self.model)) if lora is not None and lora.init in PARTS else None

@@ -1,9 +1,11 @@
-"""DPO and related losses through TRL. The reference is the model with its adapters off, or for full fine-tuning a copy.
+"""DPO and related losses through TRL. The reference is the model with its adapters off, or before it was trained.
 
 By default rows are packed: images and prompts are read once for all answers (`trainers.packed.trainer`). `plain_trl`
-uses TRL's own trainer, which gives the same gradients. Full fine-tuning, mDPO and POVID's losses have no packed form.
+uses TRL's own trainer, which gives the same gradients. mDPO and POVID's losses have no packed form. Without packed rows
+full fine-tuning holds a second copy of the model as its reference.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -75,6 +77,8 @@ def _make_trainer(
     if training.loss_spec.reads == "changed tokens":
         given["gamma"] = training.gamma or GAMMA
     if training.packed:
+        if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # all processes have to ask the reference equally often
+            check_lengths([*pairs, *held_out], processor, training.max_length)
         trainer = _make_packed(job, pairs, held_out, given)
     else:
         check_lengths([*pairs, *held_out], processor, training.max_length)

@@ -67,7 +67,7 @@ def load_weights(job: Job) -> Any:
 
 def _four_bits() -> dict[str, Any]:
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise TrainingError("quantization = '4bit' needs the package bitsandbytes: pip install bitsandbytes")
+        raise TrainingError("quantization = '4bit' needs bitsandbytes: pip install 'vlm-harness[qlora]'")
     from transformers import BitsAndBytesConfig
 
     # The vision tower is not quantized: it is small, and its features are used as they are.
@@ -76,6 +76,7 @@ def _four_bits() -> dict[str, Any]:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_quant_storage=torch.bfloat16,  # FSDP2 shards no whole numbers
         llm_int8_skip_modules=[r"(.*\.)?lm_head", rf"(.*\.)?({VISION_MODULES})"],
     )
     placed = {"": local_rank()} if torch.cuda.is_available() else {"": "cpu"}

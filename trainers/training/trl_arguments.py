@@ -82,6 +82,8 @@ def common_arguments(job: Job, pairs: int) -> dict[str, Any]:
     evaluates = training.eval_steps is not None and bool(job.held_out)
     if training.eval_steps is not None and not evaluates:
         log.info("eval_steps = %d: no pair is held out, so nothing is evaluated", training.eval_steps)
+    if training.activation_offload and not on_gpu:
+        raise TrainingError("activation_offload = true: there is no GPU whose memory would be spared; leave it out")
     # Before training, the user was told which packages are missing.
     reporting = [name for name in training.report_to if importlib.util.find_spec(name) is not None]
     return {
@@ -105,6 +107,7 @@ def common_arguments(job: Job, pairs: int) -> dict[str, Any]:
         "eval_strategy": "steps" if evaluates else "no",
         **({"eval_steps": training.eval_steps} if evaluates else {}),
         "save_strategy": "no",
+        "activation_offloading": training.activation_offload,
         "use_cpu": not on_gpu,
         "bf16": bf16,
         **({"tf32": True} if on_gpu and bf16 else {}),
