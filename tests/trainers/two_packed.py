@@ -13,7 +13,8 @@ from accelerate.state import AcceleratorState, DistributedType
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch.distributed.tensor import DTensor
 
-from tests.trainers.tiny_trainers import PackedDPOTrainer, preferences, trainer
+from tests.trainers.tiny_trainers import preferences, trainer
+from trainers.packed.trainer import PackedDPOTrainer
 
 STEPS: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3, "max_steps": 3, "learning_rate": 1e-2}
 PAIRS = (6, 3, 3)

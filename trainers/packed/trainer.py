@@ -131,6 +131,7 @@ class PackedDPOTrainer(PromptSampling, DPOTrainer):
     are frozen. TrainingError; before training, CutError for pairs whose prompt alone fills `max_length`.
     """
 
+    model: Any
     train_dataset: Pairs
     eval_dataset: Pairs | None
 
