@@ -97,6 +97,8 @@ class DocumentSource:
     """Column -> what other public tables of the benchmark call it."""
     partial_data: bool = False
     """Whether rows may be missing."""
+    without_picture: bool = False
+    """Whether a row's cell may be empty: it is asked without a picture; of other tasks it is a failed sample."""
 
     @property
     def where(self) -> str:
@@ -143,12 +145,10 @@ def load(**metadata: Any) -> "dict[str, Dataset]":
     return {"test": found}
 
 
-def _find_image_column(source: DocumentSource, names: Sequence[str]) -> str | None:
-    """The column with the pictures; BenchmarkDataError where a task needs it and there is none: nothing would be
-    shown."""
-    if (column := image_column(names)) is None:
+def _check_image_column(source: DocumentSource, names: Sequence[str]) -> None:
+    """BenchmarkDataError where a task needs a column with pictures and there is none: nothing would be shown."""
+    if image_column(names) is None:
         _check_columns(source, [*names, *(own for own, other in source.other_names.items() if other in names)])
-    return column
 
 
 def _check_columns(source: DocumentSource, names: Sequence[str]) -> None:
@@ -411,7 +411,9 @@ def _dataset_of_rows(source: DocumentSource, rows: list[Record], find: Find) -> 
     from datasets import Dataset
 
     names = list(dict.fromkeys(name for row in rows for name in row))
-    keys = keys_of_rows(source.task, rows, _find_image_column(source, names) if rows else None, find)
+    if rows:
+        _check_image_column(source, names)
+    keys = keys_of_rows(source.task, rows, find, may_lack=source.without_picture)
     columns: dict[str, Sequence[Any]] = {name: [row.get(name) for row in rows] for name in names} | {IMAGE: keys}
     return Dataset.from_dict({name: _of_one_type(cells) for name, cells in _read_declared(source, columns).items()})
 
@@ -429,8 +431,8 @@ def _of_one_type(cells: Sequence[Any]) -> Sequence[Any]:
 
 def _dataset_of_table(source: DocumentSource, table: "Dataset", find: Find) -> "Dataset":
     """A datasets table whose image column has become keys; the bytes stay in the memory-mapped file."""
-    _find_image_column(source, table.column_names)
-    table = with_picture_keys(source.task, table, find)
+    _check_image_column(source, table.column_names)
+    table = with_picture_keys(source.task, table, find, may_lack=source.without_picture)
     if source.kinds is None:
         _check_columns(source, table.column_names)
         return table

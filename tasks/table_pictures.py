@@ -1,14 +1,14 @@
 """The pictures of a benchmark's table: each row's cell becomes a key of `support.images`; pictures stay where they are.
 
-    with_picture_keys("mme", table, find)                 # a datasets table; nothing is read that was read before
-    keys_of_rows("mme", rows, "image", find)              # rows that are held anyway
+    with_picture_keys("mme", table, find, may_lack=False) # a datasets table; nothing is read that was read before
+    keys_of_rows("mme", rows, find, may_lack=False)       # rows that are held anyway
 
 Pictures that can't be had are counted and told; their samples fail when they are looked at.
 """
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from support.image_folders import REFUSED
 from support.image_names import AMBIGUOUS, coco_forms, parts_of
 from support.images import ImageRef, is_read, keep_known, shorten
 from support.picture_keys import keep_all, recall_table, remember_table
+from tasks.columns import is_nothing
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,38 +45,47 @@ _LIST: Final = re.compile(r"""\s*\[\s*(['"])([^'"]+)\1\s*\]\s*""")
 """A list of one text, as JSON or as Python writes it."""
 
 
-def image_column(names: Sequence[str]) -> str | None:
-    """The column with the pictures; None where there is none."""
-    return next((name for name in FILE_COLUMNS if name in names), None)
+def image_column(names: Sequence[str], is_empty: Callable[[str], bool] = lambda name: False) -> str | None:
+    """The column with the pictures, an empty one only where there is no other; None where there is none."""
+    there = [name for name in FILE_COLUMNS if name in names]
+    return next((name for name in there if not is_empty(name)), there[0] if there else None)
 
 
-def keys_of_rows(task: str, rows: Sequence[Mapping[str, Any]], column: str | None, find: Find) -> list[str]:
-    """The key of each row's picture, "" where it has none."""
+def keys_of_rows(task: str, rows: Sequence[Mapping[str, Any]], find: Find, *, may_lack: bool) -> list[str]:
+    """The key of each row's picture; "" where it has none, and may have none."""
+    names = {name for row in rows for name in row}
+    column = image_column([*names], lambda name: all(is_nothing(row.get(name)) for row in rows))
     cells = [row.get(column) for row in rows] if column else [None] * len(rows)
     cells = [_read_list(cell) for cell in cells]
     with_index = {_as_index(row["index"]): cell for row, cell in zip(rows, cells, strict=True) if "index" in row}
-    return _keys_of(task, [picture_in_cell(_follow_index(cell, with_index), find) for cell in cells])
+    found = [picture_in_cell(_follow_index(cell, with_index), find) for cell in cells]
+    return _keys_of(task, found, may_lack or column is None)
 
 
-def with_picture_keys(task: str, table: "Dataset", find: Find) -> "Dataset":
-    """A table whose image column has become keys; the bytes stay in its memory-mapped files."""
-    column = image_column(table.column_names)
+def with_picture_keys(task: str, table: "Dataset", find: Find, *, may_lack: bool) -> "Dataset":
+    """A table whose image column has become keys, "" where a row has none and may have none; the bytes stay in its
+    memory-mapped files."""
+    column = image_column(table.column_names, lambda name: table.data.column(name).null_count == len(table))
     if column is None:
         return table.add_column(IMAGE, [""] * len(table))
     raw = table.select_columns([column]).cast_column(column, _without_decoding(table.features[column]))
-    keys = _keys_of_column(task, raw, column, find, [Path(file["filename"]) for file in table.cache_files])
+    files = [Path(file["filename"]) for file in table.cache_files]
+    keys = _keys_of_column(task, raw, column, find, files, may_lack)
     return table.remove_columns([IMAGE] if IMAGE in table.column_names else []).add_column(IMAGE, keys)
 
 
-def _keys_of_column(task: str, raw: "Dataset", column: str, find: Find, files: Sequence[Path]) -> list[str]:
+def _keys_of_column(
+    task: str, raw: "Dataset", column: str, find: Find, files: Sequence[Path], may_lack: bool
+) -> list[str]:
     """The keys, without a look at the pictures where the table's files are those that they were made of."""
-    if (known := recall_table(files, column, len(raw))) is not None:
+    known = recall_table(files, column, len(raw))
+    if known is not None and (may_lack or all(key for key, _ in known)):
         for index, (key, otherwise) in enumerate(known):
             if key:
                 keep_known(_picture_in_row(raw, column, index, find), key, otherwise)
         return [key for key, _ in known]
     found = [_picture_of_row(raw, column, index, find) for index in range(len(raw))]
-    keys = _keys_of(task, found)
+    keys = _keys_of(task, found, may_lack)
     if all(one.reader is not None or one.problem in (NONE, SEVERAL) for one in found):  # they are in these files
         remember_table(files, column, keys)
     return keys
@@ -111,20 +121,22 @@ def _read_list(cell: Any) -> Any:
     return cell if found is None else found[2]
 
 
-def _keys_of(task: str, found: Sequence[ImageRef]) -> list[str]:
-    """The picture key of each row, "" where it has none; tells how many pictures can't be had. Their samples fail."""
+def _keys_of(task: str, found: Sequence[ImageRef], may_lack: bool) -> list[str]:
+    """The picture key of each row, "" where it has none and `may_lack` one; tells how many pictures can't be had. Their
+    samples fail."""
     lost, found = [], _refuse_shared(found)
+    untold = {"", SEVERAL, *([NONE] if may_lack else [])}  # several: SEED-Bench's videos, which nobody is asked about
     for number, one in enumerate(found, start=1):
-        if one.problem not in ("", NONE, SEVERAL):  # several: SEED-Bench's videos, which nobody is asked about
+        if one.problem not in untold:
             where = "; pictures lie beside or below the table" if one.problem in REFUSED else ""
             lost.append(f"row {number}, {shorten(one.name)!r}: {one.why}{where}")
     if lost:
         log.warning(f"{task}: {len(lost):,} of {len(found):,} pictures can't be had: {'; '.join(lost[:2])}")
-    shown = [one for one in found if one.problem != NONE]
+    shown = [one for one in found if not (may_lack and one.problem == NONE)]
     keys = keep_all(shown)
     _check_pointers([one for one, key in zip(shown, keys, strict=True) if not is_read(key)])
     rest = iter(keys)
-    return ["" if one.problem == NONE else next(rest) for one in found]
+    return ["" if may_lack and one.problem == NONE else next(rest) for one in found]
 
 
 def _refuse_shared(found: Sequence[ImageRef]) -> Sequence[ImageRef]:

@@ -85,6 +85,7 @@ def read(paths: Mapping[str, str], partial: bool = False) -> list[Pair]:
             "image": "any",
         },
         paths=paths,
+        without_picture=True,
         partial_data=partial,
     )["test"].to_list()
     if lost := [row["ID"] for row in found if not row["Text"]]:

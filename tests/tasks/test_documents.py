@@ -88,11 +88,33 @@ def test_base64_cells_are_pictures_and_a_number_names_the_row_that_has_one(tmp_p
     assert shades(load(tmp_path / "bench.tsv")) == [10, 10]
 
 
-def test_a_document_without_picture_shows_none(tmp_path: Path) -> None:
-    (tmp_path / "t.jsonl").write_text(
-        '{"question": "1+1=2?", "answer": "yes", "image": null}\n{"question": "2", "answer": "no"}'
-    )
-    assert [images(doc) for doc in load(tmp_path)] == [[], []]
+@pytest.mark.parametrize("kind", ("jsonl", "parquet"))
+def test_a_document_without_picture_shows_none_or_fails(kind: str, tmp_path: Path, monkeypatch: Any) -> None:
+    from support import picture_keys
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(picture_keys, "QUIET_TIME", -(10**12))
+    if kind == "parquet":
+        write_parquet(tmp_path / "t.parquet", [None, {"bytes": png(10), "path": None}])
+    else:
+        lines = [{"question": "1+1=2?", "answer": "yes", "image": None}, {"question": "2", "answer": "no"}]
+        (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for _ in range(2):  # the second time by the keys that are kept
+        assert images(load(tmp_path, without_picture=True)[0]) == []
+        (shown,) = images(load(tmp_path)[0])
+        with pytest.raises(OSError, match="no picture"):
+            shown.load()
+
+
+def test_an_empty_column_of_pictures_gives_way_to_another(folder: Path, rows: list[dict[str, str]]) -> None:
+    from datasets import Dataset
+
+    named = [{"question": row["question"], "answer": row["answer"], "image_path": row["image"]} for row in rows]
+    (folder / "t.jsonl").write_text("\n".join(json.dumps({**row, "image": ""}) for row in named))
+    assert shades(load(folder)) == [10, 20]
+    (folder / "t.jsonl").unlink()
+    Dataset.from_list([{**row, "image": None} for row in named]).to_parquet(folder / "t.parquet")
+    assert shades(load(folder)) == [10, 20]
 
 
 def test_a_missing_picture_fails_when_it_is_looked_at_and_not_before(folder: Path, rows: list[dict[str, str]]) -> None:
