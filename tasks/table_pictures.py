@@ -86,7 +86,8 @@ def _keys_of_column(
         return [key for key, _ in known]
     found = [_picture_of_row(raw, column, index, find) for index in range(len(raw))]
     keys = _keys_of(task, found, may_lack)
-    if all(one.reader is not None or one.problem in (NONE, SEVERAL) for one in found):  # they are in these files
+    kept = {SEVERAL, *([NONE] if may_lack else [])}
+    if all(one.reader is not None or one.problem in kept for one in found):  # they are in these files
         remember_table(files, column, keys)
     return keys
 
