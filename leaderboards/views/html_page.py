@@ -41,6 +41,8 @@ _FILES = Path(__file__).with_name("page")
 
 _SCRIPTS = ("page.js", "page_export.js")
 
+_BASE_HERE = "\0"  # in a sentence, where the template puts the base's name; in no name on one line
+
 _POLICY = (
     "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; connect-src {own}; "
     "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -171,7 +173,11 @@ def _names_of(
     short = short_names(map(line, models))
     return {
         "short": short_names(line(arm) for arms in curves.values() for arm in arms) | short,
-        "verdicts": {} if base is None else verdict_sentences(board.against, base=short[line(base)]),
+        "verdicts": {}
+        if base is None
+        else {
+            model: said.split(_BASE_HERE) for model, said in verdict_sentences(board.against, base=_BASE_HERE).items()
+        },
     }
 
 
