@@ -50,6 +50,12 @@ def tasks_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     data.write_text(
         "".join(json.dumps({"question": f"is a {colour} circle red?", "answer": "yes"}) + "\n" for colour in colours)
     )
+    from lm_eval.tasks import _index
+
+    # lm-eval reads its own 14,000 task files twice a command, for many seconds; none of them is asked here.
+    its_own, found_in = Path(_index.__file__).parent, _index.TaskIndex._iter_yaml_files
+    others = staticmethod(lambda root: () if root == its_own else found_in(root))
+    monkeypatch.setattr(_index.TaskIndex, "_iter_yaml_files", others)
     folder = tmp_path / "tasks"
     folder.mkdir()
     for name, yaml in (("choices", CHOICES), ("written", WRITTEN)):

@@ -166,7 +166,7 @@ def test_a_run_scores_its_share_and_says_before_what_it_takes(
     text = tiny_recipe.read_text().replace("control = true", "control = false")
     text = text.replace("batch_size = 8", "batch_size = 1")
     own.write_text(text.replace("[training]\n", "[training]\nsave_steps = 1\nscore_checkpoints = 2\nkeep = 1\n"))
-    command = ["train-then-eval", str(own), "--out", str(out), "--limit", "6"]
+    command = ["train-then-eval", str(own), "--out", str(out), "--limit", "6", "--tasks", "scenes_pope"]
     assert cli.run(command) == 0
     board = Board(out / "board")
     scored = {Path(entry.model).name for entry in board.entries()} - {"scenes-base"}
