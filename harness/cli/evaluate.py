@@ -109,11 +109,16 @@ ENGINE: Final = OptionGroup(
 )
 
 
-_ASKING: Final = ("suffix", "thinking", "thinking_tokens")
-ASKING: Final = replace(ENGINE, panel="Evaluation", table="").but(
-    *(setting.name for setting in settings_of(EngineConfig) if setting.name not in _ASKING), answers=None
-)
-"""Of the engine's settings those that say how models are asked, for commands that score checkpoints."""
+def _of_engine(*names: str) -> OptionGroup:
+    """These of the engine's settings."""
+    others = (setting.name for setting in settings_of(EngineConfig) if setting.name not in names)
+    return replace(ENGINE, panel="Evaluation", table="").but(*others, answers=None)
+
+
+ASKING: Final = _of_engine("suffix", "thinking", "thinking_tokens", "engine", "engine_set", "gpus")
+"""Those that say how models are asked, and by what, for commands that score checkpoints."""
+COMPUTING: Final = _of_engine("engine", "engine_set", "gpus", "dtype")
+"""Those that say what computes their answers."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,16 +7,24 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.evaluate import COMPUTING
 from harness.cli.missing import tell_forecast
 from harness.cli.options import DATA, JUDGE, MODEL, DataOptions, DryRun, Json, JudgeOptions, ModelOptions
 from harness.cli.setting_options import with_settings
 from harness.cli.shown import show
+from harness.engine.config import EngineConfig
+from harness.serving.engine_host import served_engine
 from support.errors import OK, Need
 
 log = logging.getLogger(__name__)
 
 
-@with_settings(models=MODEL.but("url", "key", "version"), judge=JUDGE.but("batch", "settings", "repeats"), data=DATA)
+@with_settings(
+    models=MODEL.but("url", "key", "version"),
+    judge=JUDGE.but("batch", "settings", "repeats"),
+    data=DATA,
+    engine=COMPUTING,
+)
 def parity_command(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A model, as for `harness eval --model`.")],
@@ -28,8 +36,9 @@ def parity_command(
     models: ModelOptions,
     judge: JudgeOptions,
     data: DataOptions,
+    engine: EngineConfig,
 ) -> int:
-    """Compare shared decoding with exact decoding of one model: answers, logits, scores."""
+    """Compare shared decoding, or vLLM's, with exact decoding of one model: answers, logits, scores."""
     from dataclasses import asdict
 
     from harness.evaluation.eval_settings import EvalSettings
@@ -49,7 +58,9 @@ def parity_command(
     rater = judge.make(asked=False, lacking=needs) if spec_of_task.judged else None
     settings = EvalSettings(data=data.paths, partial_data=data.partial, limit=limit)
     with Stages():
-        ready = look_at_run([spec_of_task], rater, settings, models=specs, more=needs)
+        ready = look_at_run(
+            [spec_of_task], rater, settings, models=specs, more=needs, server=served_engine(engine, specs)
+        )
     if dry_run:
         missing = tasks_without_data([spec_of_task], ready)
         costs = [cost_of_model(spec, [spec_of_task], rater, settings, Path(), missing=missing) for spec in specs] * 2
@@ -58,6 +69,6 @@ def parity_command(
     ready.require()
     spec = fetch(specs[0])
     rater = None if rater is None else judge.ready(rater)
-    found = parity(spec, spec_of_task, limit, judge=rater, data=data.paths, partial_data=data.partial)
+    found = parity(spec, spec_of_task, limit, judge=rater, data=data.paths, partial_data=data.partial, engine=engine)
     show(render(found), json=json.dumps(asdict(found)) if as_json else None)
     return OK

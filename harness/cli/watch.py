@@ -31,6 +31,7 @@ from harness.cli.shown import show
 from harness.engine.config import EngineConfig
 from harness.evaluation.eval_settings import EvalSettings
 from harness.runs.watch import WatchSettings
+from harness.serving.engine_host import EngineHost, served_engine
 from harness.serving.settings import ServerSettings
 from support.errors import FAILED, OK, Need, one_line
 from support.stages import Stages
@@ -102,7 +103,8 @@ def watch_command(
     register()
     models = _find_models(folder, {"--base": base, "--model-base": settings.model_base}, needs)
     with Stages(), _make_host(server, out, judge) or nullcontext() as host:
-        ready = look_at_run(chosen, rater, evaluation, models=models, more=needs, server=server)
+        serving = server or served_engine(asking, models)
+        ready = look_at_run(chosen, rater, evaluation, models=models, more=needs, server=serving)
         if not dry_run:
             ready.require()
             rater = judge.ready(rater)
@@ -112,7 +114,8 @@ def watch_command(
             return _tell_forecast(scoring, folder, ready, (out, settings.score_checkpoints), as_json)
         log.info(scoring_words(scoring, folder, settings.score_checkpoints))
         reporter = _Reporter(folder, out, scoring, base, trackers)
-        report = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
+        with scoring.host:
+            report = reporter.show(watched := watch(folder, scoring, settings, shown=reporter.show))
     show(report.text, json=json.dumps(watched.to_json() | report.to_json()) if as_json else None)
     return _end(watched, reporter)
 
@@ -153,6 +156,7 @@ def _make_scoring(folder: Path, out: Path, how: WatchSettings, **asked: Any) -> 
         board=Board(out / "board"),
         state=out / "watch",
         adapters=lambda: _find_adapters(folder),
+        host=EngineHost(out / "servers", lambda: _find_adapters(folder)),
         remote_code=how.trust_remote_code,
         adapters_base=how.model_base,
         **asked,

@@ -32,7 +32,7 @@ _ATTENTION: Final = (
     *("paged|eager", "paged|sdpa", "paged|flash_attention_2", "paged|flash_attention_3", "paged|flash_attention_4"),
 )
 """What transformers computes attention by; a name with "/" is a kernel of the hub."""
-_NEED_SERVER: Final = ("engine_set", "gpus")
+_NEED_SERVER: Final = ("engine_set", "gpus", "engine_url")
 _ON_SERVER: Final = frozenset(
     {
         *("dtype", "batch_size", "suffix", "suffixes", "chat_template", "max_new_tokens", "repetition_penalty"),
@@ -78,6 +78,8 @@ class EngineConfig:
     """NAME=VALUE: any flag of vLLM's or SGLang's server, such as max-model-len=8192."""
     gpus: int | None = field(default=None, metadata=_COSTS)
     """With vllm or sglang: GPUs that get a copy of the model each."""
+    engine_url: tuple[str, ...] = field(default=(), metadata=_COSTS)
+    """With vllm: a server that runs, in place of one for this run; repeatable: they share the images."""
     dtype: str | None = field(default=None, metadata=_LOADS)
     """What the model computes in: float32, bfloat16, float16; by default as stored, on a GPU in half precision."""
     device: str | None = field(default=None, metadata=_use(in_cache_key=False, loads=True))
@@ -186,6 +188,13 @@ class EngineConfig:
         if self.is_served and (given := self.idle_on_server()):
             name, value = next(iter(given.items()))
             raise SettingError(f"{name} = {value!r}: would not act with engine = {self.engine}")
+        if self.engine_url:
+            if idle := [name for name in ("engine_set", "gpus") if getattr(self, name)]:
+                raise SettingError(f"{idle[0]} = {getattr(self, idle[0])!r}: would not act beside engine_url")
+            if self.engine != "vllm":
+                raise SettingError(f"engine_url = {self.engine_url[0]}: would not act without engine = vllm")
+            if self.dtype is None:
+                raise SettingError("engine_url: needs dtype = what its servers compute in, which they do not tell")
         if self.gpus is not None and self.gpus < 1:
             raise SettingError(f"gpus = {self.gpus}: must be at least 1")
 

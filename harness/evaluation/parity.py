@@ -1,10 +1,12 @@
-"""`harness parity`: shared decoding, as `harness eval` runs it, compared with exact decoding, one question at a time.
+"""`harness parity`: shared decoding, as `harness eval` runs it, or another engine, compared with exact decoding, one
+question at a time.
 
 print(render(parity(find("llava-1.5-7b"), registry().task("pope"), samples=200)))
 
 Shared decoding is SharedImageLM as `load` makes it: each image is encoded once, common prompt prefixes are computed
 once, requests run in batches, and generation stops once the task's parser needs no further tokens. Exact decoding is
-transformers' own generation. Both use the same loaded weights.
+transformers' own generation. Both use the same loaded weights. Where a server of vLLM computes the shared answers, the
+weights are loaded for exact decoding after it has ended.
 """
 
 import time
@@ -13,10 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from harness.engine.config import EngineConfig
 from harness.evaluation.generate import load_tasks, requests_of
 from harness.evaluation.protocol import OFFICIAL, as_asked, asked_by, put
 from harness.evaluation.scoring import LENGTH, score_answers, session_of, value_of
+from harness.models.load import load as load_model
+from harness.models.server_facts import VERSION
 from harness.models.spec import ModelSpec
+from harness.serving.engine_host import EngineHost
 from support.errors import ModelError
 from support.markdown import MISSING, cell, number, table
 from tasks.answer import FailedAnswer
@@ -25,8 +31,6 @@ from tasks.registry import TaskSpec, registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from harness.engine.config import EngineConfig
 
 EXAMPLES: Final = 5
 """How many differing answers are shown."""
@@ -66,6 +70,8 @@ class Parity:
     model: str
     task: str
     samples: int
+    engine: str
+    """What computed the shared answers: our own engine, or another one with its version."""
     shares: str
     """What questions share, in words."""
     dtype: str
@@ -99,7 +105,7 @@ def parity(
     judge: Judge | None = None,
     data: Mapping[str, str] | None = None,
     partial_data: bool = False,
-    engine: "EngineConfig | None" = None,
+    engine: EngineConfig | None = None,
     load: "Callable[..., Any] | None" = None,
 ) -> Parity:
     """Answer the first `samples` documents of `task` by shared and by exact decoding. ModelError, MissingWeights,
@@ -109,22 +115,24 @@ def parity(
     `harness.models.load.load` does. Decoding is greedy, whatever the task asks for: two random draws would differ by
     chance.
     """
-    from harness.models.load import load as load_model
-
     if spec.backend != "transformers":
         raise ModelError(f"{spec.name}: runs behind a server, where exact decoding is not available")
     loaded, spec = load_tasks([task], data=data, partial_data=partial_data)[task.name], as_asked(spec, OFFICIAL)
     put(loaded, asking := asked_by(OFFICIAL, task, spec))
-    lm = (load or load_model)(spec, engine, hints=_make_hints)
-    requests = _greedy_requests(loaded, lm, samples, asking.system)
-    with _without_caches(lm):
-        started = time.monotonic()
-        shared: list[str] = lm.generate_until(requests, disable_tqdm=True)
-        between = time.monotonic()
+    with EngineHost() as host:
+        engine = host.choose(engine or EngineConfig(), spec)
+        lm = (load or (host.load if engine.is_served else load_model))(spec, engine, hints=_make_hints)
+        facts, shares = lm.provenance(), str(lm.sharing)
+        requests = _greedy_requests(loaded, lm, samples, asking.system)
+        shared, seconds_shared = _answer(lm, requests)
+        if engine.is_served:
+            host.drop()
+            lm = host.load(spec, EngineConfig(dtype=engine.dtype), hints=_make_hints)
+            requests, shares = _greedy_requests(loaded, lm, samples, asking.system), facts["shared"]
         with exact_decoding(lm):
-            exact: list[str] = lm.generate_until(requests, disable_tqdm=True)
-        ended = time.monotonic()
-        logit_differences = list(_compare_first_logits(lm, requests))
+            exact, seconds_exact = _answer(lm, requests)
+        logit_differences = [] if engine.is_served else list(_compare_first_logits(lm, requests))
+        device = str(lm.device)
     ours, theirs = (_make_records(task, requests, answers, shared, judge) for answers in (shared, exact))
     differences = list(_find_differences(requests, (shared, exact), (ours, theirs)))
     differ = sum(not _is_same(one, other) for one, other in zip(shared, exact, strict=True))
@@ -133,9 +141,10 @@ def parity(
         model=spec.name,
         task=task.name,
         samples=len(requests),
-        shares=str(lm.sharing),
-        dtype=str(lm.hf.dtype).removeprefix("torch."),
-        device=str(lm.device),
+        engine=f"{facts.get(VERSION, engine.engine)}" if engine.is_served else "own",
+        shares=shares,
+        dtype=facts["dtype"],
+        device=device,
         differ=differ,
         share=differ / len(requests),
         cut=sum(map(_is_cut, shared)),
@@ -144,10 +153,18 @@ def parity(
         scores=tuple(_compare_metrics(task, ours, theirs)),
         logits=max((absolute for absolute, _ in logit_differences), default=None),
         logits_deviations=max((relative for _, relative in logit_differences), default=None),
-        seconds_shared=round(between - started, 3),
-        seconds_exact=round(ended - between, 3),
+        seconds_shared=seconds_shared,
+        seconds_exact=seconds_exact,
         examples=tuple(sorted(differences, key=lambda one: not one.read_differently)[:EXAMPLES]),
     )
+
+
+def _answer(lm: Any, requests: list[Any]) -> tuple[list[str], float]:
+    """The answers, none of them kept ones, and the seconds that they took."""
+    with _without_caches(lm):
+        started = time.monotonic()
+        answers: list[str] = lm.generate_until(requests, disable_tqdm=True)
+        return answers, round(time.monotonic() - started, 3)
 
 
 @contextmanager
@@ -180,6 +197,7 @@ def render(found: Parity) -> str:
         ["seconds", f"{found.seconds_shared:.1f}", f"{found.seconds_exact:.1f}", faster],
     ]
     head = f"{cell(found.model)} on {cell(found.task)}, {found.samples} samples, {found.dtype} on {found.device}"
+    head += "" if found.engine == "own" else f"; engine: {cell(found.engine)}"
     text = f"{head}; shared: {cell(found.shares)}\n\n{table(['', 'shared', 'exact', 'difference'], rows)}"
     if found.examples:
         shown = [

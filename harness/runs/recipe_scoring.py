@@ -42,7 +42,8 @@ def asked_in_run(folder: Path, given: EngineConfig, tasks: Collection[str]) -> t
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
         return OFFICIAL, given
     suffixes = {task: text for task, text in own.prompt_suffixes.items() if task in tasks}
-    engine = EngineConfig(
+    engine = replace(
+        given,
         suffix=own.prompt_suffix if given.suffix is None else given.suffix,
         suffixes=suffixes | dict(given.suffixes),
         thinking=given.thinking or own.thinking,

@@ -16,12 +16,12 @@ from harness.evaluation.evaluate import evaluate
 from harness.evaluation.find_boards import known_as
 from harness.evaluation.lost import lost_in_words
 from harness.evaluation.protocol import as_asked
-from harness.models.adapter_host import AdapterHost
 from harness.models.base_names import ADAPTER_CONFIG
 from harness.models.configuration import identity_of_folder
 from harness.models.fetch import fetch
 from harness.models.spec import ModelSpec, find
 from harness.serving.adapters import Adapters
+from harness.serving.engine_host import EngineHost
 from harness.serving.model_server import known_of
 from harness.serving.served_judge import make_room_for
 from harness.serving.server_host import ServerHost, end_servers
@@ -50,8 +50,8 @@ class Scoring:
     """Folder for locks and for what failed."""
     settings: EvalSettings = field(default_factory=EvalSettings)
     engine: EngineConfig = field(default_factory=EngineConfig)
-    host: AdapterHost = field(default_factory=AdapterHost)
-    """Keeps the base of all adapters in memory."""
+    host: EngineHost = field(default_factory=EngineHost)
+    """Keeps the base of all adapters in memory, or the server that computes their answers."""
     remote_code: bool = False
     """Whether the user allows the models' own code to run."""
     adapters_base: str | None = None
@@ -91,7 +91,7 @@ class Scoring:
             if self._is_on_board(spec, name):
                 return "on board"
             log.info("%s: scoring on %s", name, ", ".join(task.name for task in self.tasks))
-            with self.timed(f"score {name}"), nullcontext() if self.server is None else self.server.asked():
+            with self.timed(f"score {name}"), self.host.asked() if self.server is None else self.server.asked():
                 evaluation = evaluate(
                     self._reach(spec),
                     self.tasks,
@@ -115,8 +115,12 @@ class Scoring:
         make_room_for(self.judge, self.host.drop)
         if self.server is not None:
             return self.server.reach(as_asked(spec, self.settings.protocol), self.adapters())
-        end_servers()  # a judge's, which has the memory that this model needs
+        if not self._engine_for(spec).is_served:
+            end_servers()  # a judge's, which has the memory that this model needs
         return spec
+
+    def _engine_for(self, spec: ModelSpec) -> EngineConfig:
+        return self.engine if self.server is not None else self.host.choose(self.engine, spec)
 
     def find_lost(self, spec: ModelSpec, name: str) -> str:
         """Why a scored model is not done: answers that failed or got no rating; "" if it is done."""

@@ -24,7 +24,6 @@ from harness.evaluation.eval_settings import EvalSettings
 from harness.evaluation.lost import share_lost
 from harness.evaluation.make_judge import check_judge
 from harness.evaluation.protocol import as_asked
-from harness.models.adapter_host import AdapterHost
 from harness.models.chat_templates import chat_template_of
 from harness.models.configuration import identity_of
 from harness.models.load import register
@@ -49,6 +48,7 @@ from harness.runs.training_alarms import (
 )
 from harness.runs.training_data import OneOfSeeds, TrainingData, prepare_training_data
 from harness.serving.adapters import Adapters, needs_of_usable
+from harness.serving.engine_host import EngineHost
 from harness.serving.server_host import ServerHost
 from leaderboards.board.board import Board
 from support.errors import JudgeError, RunError
@@ -144,7 +144,7 @@ class _Run:
         self.out, self.common = folders  # of this training, and of what others may share with it
         self.seconds = StageTimer(self.out / "seconds.json")
         self.board = Board(self.common / "board")
-        self.host = AdapterHost()  # all checkpoints are adapters of one base
+        self.host = EngineHost(self.out / "servers")  # all checkpoints are adapters of one base
         self.scoring = Scoring(
             board=self.board,
             tasks=tasks,

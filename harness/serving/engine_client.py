@@ -16,7 +16,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from harness.serving.engine_requests import PROTOCOLS, Question, Reply
+from harness.engine.config import EngineConfig
+from harness.serving.engine_requests import Question, Reply, protocol_of
 from support.errors import ServerError, one_line
 from support.secrets import redact
 from tasks.answer import FailedAnswer
@@ -42,11 +43,26 @@ _MOST_PICTURES: Final = 8
 """Pictures that are kept as they are sent."""
 
 
-class EngineClient:
-    """See the module's docstring. `adapted` names the adapter where it changes the vision encoder."""
+def at_once_of(engine: EngineConfig) -> int:
+    """Questions in work at each server."""
+    return AT_ONCE if engine.batch_size in (None, "auto") else int(engine.batch_size or AT_ONCE)
 
-    def __init__(self, engine: str, servers: Sequence[str], model: str, *, at_once: int, adapted: str = "") -> None:
-        self.engine, self.protocol = engine, PROTOCOLS[engine]
+
+class EngineClient:
+    """See the module's docstring. `adapted` names the adapter where it changes the vision encoder; `sends_template`:
+    the servers were not started with our template."""
+
+    def __init__(
+        self,
+        engine: str,
+        servers: Sequence[str],
+        model: str,
+        *,
+        at_once: int,
+        adapted: str = "",
+        sends_template: bool = False,
+    ) -> None:
+        self.engine, self.protocol = engine, protocol_of(engine, sends_template=sends_template)
         self.servers, self.model, self.at_once, self.adapted = list(servers), model, at_once, adapted
         self._written: OrderedDict[str, bytes] = OrderedDict()
         self._there: list[set[str]] = [set() for _ in servers]

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from harness.engine.config import Engine, EngineConfig
 from harness.engine.response_cache import ResponseCache
@@ -23,11 +23,12 @@ from harness.models.chat_templates import chat_template_of, pads_pictures
 from harness.models.fetch import fetch
 from harness.models.file_digests import digest_of_folder
 from harness.models.load import for_model, identity_when_asked, quiet, register
-from harness.models.server_facts import DTYPE, SERVED_BY
+from harness.models.server_facts import DTYPE, SERVED_BY, VERSION
 from harness.models.spec import ModelSpec
 from harness.models.weight_files import read_json
 from harness.serving.adapters import Adapters, needs_of
-from harness.serving.engine_client import AT_ONCE, EngineClient
+from harness.serving.elsewhere import reach_elsewhere, version_of
+from harness.serving.engine_client import EngineClient, at_once_of
 from harness.serving.installed import find_package
 from harness.serving.server_host import ServerHost
 from harness.serving.settings import ServerSettings
@@ -47,20 +48,25 @@ _REGISTRY: Final = Path("model_executor") / "models" / "registry.py"
 """In vLLM's package: the architectures that it has."""
 
 
-class EngineHost:
+class EngineHost(AdapterHost):
     """See the module's docstring. `folder` is for the servers' logs; `adapters` says what a server is to be ready for
-    beside the model that is asked; `load` makes the LM of our own engine."""
+    beside the model that is asked."""
 
     def __init__(
-        self,
-        folder: Path = Path("runs") / "servers",
-        adapters: "Callable[[], Adapters]" = Adapters,
-        load: "Callable[..., Any] | None" = None,
+        self, folder: Path = Path("runs") / "servers", adapters: "Callable[[], Adapters]" = Adapters, **given: Any
     ) -> None:
+        super().__init__(**given)
         self.folder, self.adapters = folder, adapters
-        self._own = AdapterHost() if load is None else AdapterHost(load)
         self._servers: dict[str, ServerHost] = {}
         """By their settings."""
+        self._told: set[str] = set()
+        """What was said once."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.drop()
 
     def choose(self, engine: EngineConfig, spec: ModelSpec) -> EngineConfig:
         """The settings with the engine that `auto` stands for, which is said. SettingError for one that would not act
@@ -69,7 +75,9 @@ class EngineHost:
             return engine
         why = why_not_vllm(engine, spec)
         chosen: Engine = "own" if why else "vllm"
-        log.info("%s: engine auto: %s", spec.name, f"own, for {why}" if why else "vllm")
+        if (line := f"{spec.name}: engine auto: {f'own, for {why}' if why else 'vllm'}") not in self._told:
+            self._told.add(line)
+            log.info(line)
         return replace(engine, engine=chosen)
 
     def load(
@@ -83,13 +91,13 @@ class EngineHost:
         """The LM of `spec`: on the base, or the server, that there is where that is the one."""
         engine = self.choose(engine or EngineConfig(), spec)
         if not engine.is_served or spec.backend != "transformers":
-            return self._own.load(spec, engine, hints=hints, ledger=ledger)
-        self._own.drop()
+            return super().load(spec, engine, hints=hints, ledger=ledger)
+        super().drop()
         return self._load_served(fetch(spec), engine, hints)
 
     def drop(self) -> None:
         """Let go of the model in memory, and end the server."""
-        self._own.drop()
+        super().drop()
         for server in self._servers.values():
             server.end()
 
@@ -130,14 +138,15 @@ class EngineHost:
 
     def _reach(self, spec: ModelSpec, engine: EngineConfig) -> EngineClient:
         """The client of the server that has the model, which is started if it is not there. ServerError."""
+        if engine.engine_url:
+            return reach_elsewhere(spec, engine)
         settings = settings_of_engine(engine)
         host = self._servers.setdefault(repr(settings), ServerHost(settings=settings, folder=self.folder))
         own = needs_of([spec.adapter] if spec.adapter is not None else [])
         reached = host.reach(spec, own | self.adapters())
-        at_once = AT_ONCE if engine.batch_size in (None, "auto") else int(engine.batch_size or AT_ONCE)
         url = str(reached.url).removesuffix("/v1")
         adapted = f"-{digest_of_folder(spec.adapter)}" if spec.adapter is not None and own.vision else ""
-        return EngineClient(engine.engine, [url], reached.pretrained, at_once=at_once, adapted=adapted)
+        return EngineClient(engine.engine, [url], reached.pretrained, at_once=at_once_of(engine), adapted=adapted)
 
 
 def settings_of_engine(engine: EngineConfig) -> ServerSettings:
@@ -159,7 +168,7 @@ def settings_of_engine(engine: EngineConfig) -> ServerSettings:
 def served_engine(engine: EngineConfig, specs: Sequence[ModelSpec]) -> ServerSettings | None:
     """How the server is started that is to compute these models' answers; None where there is to be none."""
     is_here = any(spec.backend == "transformers" for spec in specs)
-    return settings_of_engine(engine) if engine.is_served and is_here else None
+    return settings_of_engine(engine) if engine.is_served and not engine.engine_url and is_here else None
 
 
 def facts_of_engine(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
@@ -167,12 +176,12 @@ def facts_of_engine(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
     computes in, its flags. Nothing for our own."""
     if not engine.is_served or spec.backend != "transformers":
         return {}
-    settings = settings_of_engine(replace(engine, dtype=None))
+    settings = settings_of_engine(engine)
     found = settings.facts_of(spec)
     found[ENGINE] = found.pop(SERVED_BY)
     dtype = for_model(engine, spec).dtype
     found |= {DTYPE: dtype} if dtype not in (None, "auto") else {}
-    return found | settings.version_installed()
+    return found | ({VERSION: version_of(engine)} if engine.engine_url else settings.version_installed())
 
 
 def why_not_vllm(engine: EngineConfig, spec: ModelSpec) -> str:

@@ -1,8 +1,8 @@
 """One question to a server of vLLM or SGLang, as tokens are asked for and come back: no chat template of the server's,
 no text of its own.
 
-    body = PROTOCOLS["vllm"].body(question, "llava", [part])    # bytes of JSON
-    PROTOCOLS["vllm"].read(reply)                               # Reply(tokens=[3869, 2], limited=False, ...)
+    body = protocol_of("vllm").body(question, "llava", [part])    # bytes of JSON
+    protocol_of("vllm").read(reply)                               # Reply(tokens=[3869, 2], limited=False, ...)
 
 vLLM is asked by chat completions with a template that writes a prompt as it is (`RENDERED`), so that pictures can come
 with it; SGLang by its own /generate. Every setting of sampling is sent: what a request leaves open, a server takes from
@@ -69,6 +69,10 @@ class Vllm:
     misses = "Cache miss for image"
     """What a refusal says where a picture was named that the server has not, or not any more."""
 
+    def __init__(self, *, sends_template: bool = False) -> None:
+        self.more = {"chat_template": RENDERED} if sends_template else {}
+        """For a server that was not started with our template."""
+
     def part(self, digest: str, image: Image | None, adapted: str) -> bytes:
         """A picture in a body; without its content where the server has it. `adapted` tells apart what different
         vision encoders make of it."""
@@ -88,6 +92,7 @@ class Vllm:
             "stop_token_ids": list(question.ends),
             "n": 1,
             **_sampling(question.decoding),
+            **self.more,
         }
         if question.choices:
             wanted: dict[str, Any] = {"logprobs": True, "logprob_token_ids": list(question.choices)}
@@ -157,7 +162,9 @@ class Sglang:
             raise ServerError(f"a reply without token ids ({type(error).__name__}: {error}): is it SGLang?") from None
 
 
-PROTOCOLS: Final[Mapping[str, Vllm | Sglang]] = {"vllm": Vllm(), "sglang": Sglang()}
+def protocol_of(engine: str, *, sends_template: bool = False) -> Vllm | Sglang:
+    """How an engine is asked; `sends_template`: its server was not started with our template."""
+    return Vllm(sends_template=sends_template) if engine == "vllm" else Sglang()
 
 
 def _sampling(decoding: Decoding) -> dict[str, Any]:

@@ -90,10 +90,10 @@ class ModelServer:
 
     def _load(self, spec: ModelSpec, adapter: Path, name: str) -> None:
         if self.loaded is not None:
-            _post(f"{self.url}/v1/unload_lora_adapter", {"lora_name": self.loaded})
+            post(f"{self.url}/v1/unload_lora_adapter", {"lora_name": self.loaded})
             self.loaded = None
         readable = with_full_names(adapter, self.folder / "weights", base=spec.folder).resolve()
-        why = _post(f"{self.url}/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(readable)})
+        why = post(f"{self.url}/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(readable)})
         if why:
             self.check()
             raise ServerError(f"{spec.name}: its server did not load the adapter: {why} (log: {self.process.log})")
@@ -254,7 +254,7 @@ async def _answers(url: str) -> bool:
     return False
 
 
-def _post(url: str, body: Mapping[str, Any]) -> str:
+def post(url: str, body: Mapping[str, Any]) -> str:
     """Ask for something by JSON; empty where it is done, else why not, in the server's words."""
     return run_in_thread(_send(url, body))
 

@@ -15,6 +15,7 @@ from harness.cli import main as cli
 from harness.engine.config import EngineConfig
 from harness.engine.jobs import Hints
 from harness.evaluation.generate import early_exit_hints, load_tasks, requests_of
+from harness.evaluation.parity import parity, render
 from harness.models.load import load
 from harness.models.served_sampling import Decoding
 from harness.models.spec import find
@@ -23,7 +24,7 @@ from harness.serving.adapters import Adapters
 from harness.serving.engine_client import EngineClient
 from harness.serving.engine_host import EngineHost, architectures_of, facts_of_engine, settings_of_engine
 from harness.serving.engine_lm import EngineLM
-from harness.serving.engine_requests import PROTOCOLS, Question
+from harness.serving.engine_requests import RENDERED, Question, protocol_of
 from leaderboards.board.board import Board
 from support.errors import ModelError, ServerError, SettingError
 from tasks.answer import FailedAnswer
@@ -175,6 +176,37 @@ def test_several_servers_share_the_images(own: Any, server: TokenServer) -> None
         assert len(server.asked) + len(second.asked) == 12
 
 
+def test_parity_compares_the_engine_with_exact_decoding(own: Any, server: TokenServer) -> None:
+    def load_engine(spec: Any, engine: EngineConfig, *, hints: Any) -> EngineLM:
+        return engine_lm(server, hints=hints)
+
+    task, engine = registry().task("scenes_pope"), EngineConfig(engine="vllm")
+    both = parity(find("scenes-base"), task, 6, engine=engine, load=load_engine)
+    assert (both.samples, both.differ, both.failed, both.engine, both.logits) == (6, 0, (0, 0), "vllm", None)
+    assert "float32 on cpu; engine: vllm; shared: answers" in render(both)
+    server.lm = load(find("scenes-early"), EngineConfig(device="cpu"))  # other weights than it should have
+    assert parity(find("scenes-base"), task, 12, engine=engine, load=load_engine).differ > 0
+
+
+def test_servers_elsewhere_are_asked_which_model_they_have(own: Any, server: TokenServer, tmp_path: Path) -> None:
+    with serving(own) as second, EngineHost(tmp_path) as host:
+        engine = EngineConfig(engine="vllm", dtype="float32", engine_url=(f"{server.url}/v1", second.url))
+        lm = host.load(find("scenes-base"), engine)
+        pictures = [image_of(f"test/pope/{number}") for number in range(6)]
+        asked = ask(lm, *[([one], "is there a cat?") for one in pictures])
+        assert lm.generate_until(asked, disable_tqdm=True) == own.generate_until(asked, disable_tqdm=True)
+        assert len(server.asked) + len(second.asked) == 6
+        assert {each["chat_template"] for each in [*server.asked, *second.asked]} == {RENDERED}
+        assert {each["model"] for each in [*server.asked, *second.asked]} == {"scenes-base"}
+        known = {"engine": "vllm", "server version": "vllm 9.9", "dtype": "float32"}
+        assert lm.provenance().items() >= known.items()
+        second.model = "another"
+        with pytest.raises(ModelError, match="has another model: .*another"):
+            host.load(find("scenes-base"), engine)
+    with pytest.raises(ServerError, match="does not answer"):
+        host.load(find("scenes-base"), engine)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     (
@@ -183,6 +215,9 @@ def test_several_servers_share_the_images(own: Any, server: TokenServer) -> None
         ({"engine": "vllm", "overrides": {"x": 1}}, "x = 1: would not act with engine = vllm"),
         ({"gpus": 2}, "gpus = 2: would not act without engine = vllm or sglang"),
         ({"engine": "vllm", "gpus": 0}, "gpus = 0: must be at least 1"),
+        ({"engine": "vllm", "engine_url": ("http://a",)}, "engine_url: needs dtype"),
+        ({"engine": "vllm", "engine_url": ("x",), "gpus": 2}, "gpus = 2: would not act beside engine_url"),
+        ({"engine": "sglang", "engine_url": ("x",)}, "engine_url = x: would not act without engine = vllm"),
         ({"engine": "llama"}, "engine = 'llama': must be one of own, vllm, sglang, auto"),
     ),
     ids=str,
@@ -213,7 +248,7 @@ def test_the_command_has_the_models_needs_and_the_users_flags(tmp_path: Path) ->
 
 
 def test_sglang_is_asked_by_its_own_generate() -> None:
-    protocol, decoding = PROTOCOLS["sglang"], Decoding(temperature=0.5, max_tokens=7, seed=3)
+    protocol, decoding = protocol_of("sglang"), Decoding(temperature=0.5, max_tokens=7, seed=3)
     question = Question(
         prompt="<image>so?", digests=("d",), pictures=[image_of("test/pope/3")], adds_tokens=False, decoding=decoding,
         stops=("\n",), ends=(2,), choices=(5, 9),

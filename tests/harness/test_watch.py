@@ -14,10 +14,10 @@ import torch
 
 from harness.cli.main import run
 from harness.evaluation.eval_settings import EvalSettings
-from harness.models.adapter_host import AdapterHost
 from harness.models.spec import WEIGHTS, base_of, find
 from harness.runs.scoring_queue import Scoring
 from harness.runs.watch import Watched, WatchSettings, watch
+from harness.serving.engine_host import EngineHost
 from leaderboards.board.board import Board
 from support.errors import InputError
 from support.files import file_lock
@@ -79,7 +79,7 @@ def age(folder: Path, seconds: float) -> None:
         os.utime(path, (then, then))
 
 
-HOST = AdapterHost()
+HOST = EngineHost()
 
 
 def scoring(out: Path, **changes: Any) -> Scoring:

@@ -25,6 +25,7 @@ class TokenServer(ThreadingHTTPServer):
         self.pictures: dict[str, Image.Image] = {}
         self.refuses = ""
         """A part of prompts that are refused."""
+        self.model = "scenes-base"
         self.prefix: list[int] = []
         """Tokens that it reads before each prompt."""
 
@@ -83,11 +84,18 @@ class TokenServer(ThreadingHTTPServer):
 class _Calls(BaseHTTPRequestHandler):
     server: TokenServer
 
+    def do_GET(self) -> None:
+        models = {"data": [{"id": self.server.model, "root": f"/far/{self.server.model}", "parent": None}]}
+        self._send(200, {"version": "9.9"} if self.path == "/version" else models)
+
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             self.server.asked.append(asked)
             status, body = self.server.answer(asked)
+        self._send(status, body)
+
+    def _send(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
