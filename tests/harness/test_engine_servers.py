@@ -201,7 +201,7 @@ def test_servers_elsewhere_are_asked_which_model_they_have(own: Any, server: Tok
         known = {"engine": "vllm", "server version": "vllm 9.9", "dtype": "float32"}
         assert lm.provenance().items() >= known.items()
         second.model = "another"
-        with pytest.raises(ModelError, match="has another model: .*another"):
+        with pytest.raises(ModelError, match=r"has another model: .*another"):
             host.load(find("scenes-base"), engine)
     with pytest.raises(ServerError, match="does not answer"):
         host.load(find("scenes-base"), engine)
