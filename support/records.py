@@ -178,8 +178,12 @@ def _read_separated(file: IO[bytes], where: str, separator: str) -> Iterator[Rec
     text = io.TextIOWrapper(file, encoding=encoding, newline="")
     rows = csv.DictReader(lines_of(text, where), delimiter=separator)
     try:
+        if again := [name for name, times in Counter(rows.fieldnames or ()).items() if name and times > 1]:
+            raise DataError(f"{where}: the column {again[0]!r} is there twice")
         for row in rows:
-            yield {name.strip(): cell for name, cell in row.items() if name is not None}
+            if any(row.pop(None, ())):  # what is behind the last column
+                raise DataError(f"{where}, line {rows.line_num}: has more cells than there are columns ({len(row)})")
+            yield {name.strip(): cell for name, cell in row.items()}
     except csv.Error as error:
         raise DataError(f"{where}, line {rows.line_num}: {error}") from None
 

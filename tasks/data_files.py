@@ -56,6 +56,7 @@ _NAMES_OF_SPLITS: Final = {
 }
 """What names of files and folders call the usual splits (the hub's own list), and which split that is."""
 _SHARD: Final = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}\b.*")
+_NUMBERED: Final = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\b.*")
 _SAVED: Final = "data"
 """What save_to_disk calls the shards of any split."""
 _PARTIAL: Final = "partial-"
@@ -77,8 +78,8 @@ def tables_below(folder: Path) -> list[Path]:
 
 
 def unread_below(folder: Path) -> list[Path]:
-    """The archives of a folder that nothing here reads."""
-    return files_below(folder, UNREAD)
+    """The archives of a folder that nothing here reads, and zips."""
+    return files_below(folder, (*UNREAD, ARCHIVE))
 
 
 def files_below(folder: Path, kinds: Collection[str]) -> list[Path]:
@@ -138,10 +139,23 @@ def choose_tables(
         own_files = [path for path in found if path in own] or _of_config(folder, found, config)
         chosen = _of_split(folder, own_files, splits)
     chosen = _of_kind(chosen, wanted, (*kinds, ARCHIVE))
+    _tell_missing_shards(chosen)
     by_split: dict[str | None, list[Path]] = {}
     for path in chosen:
         by_split.setdefault(split_of(_parts(folder, path), splits), []).append(path)
     return list(by_split.values())
+
+
+def _tell_missing_shards(chosen: Sequence[Path]) -> None:
+    """A log line where files are `NAME-00000-of-00002` and not all of these are there."""
+    there: dict[tuple[Path, str, int], set[int]] = {}
+    for path in chosen:
+        if found := _NUMBERED.fullmatch(path.name):
+            of = (path.parent, found["name"], int(found["count"]))
+            there.setdefault(of, set()).add(int(found["number"]))
+    for (folder, name, count), numbers in there.items():
+        if len(numbers) < count:
+            log.warning("%s: %d of %d shards of %s are there", folder, len(numbers), count, name)
 
 
 def tell_choice(folder: Path, chosen: Sequence[Path], below: Sequence[Path]) -> None:

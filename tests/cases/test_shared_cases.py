@@ -363,7 +363,10 @@ def place(case: str, bench: Bench, folder: Path) -> Path:
     if kind == "eval":
         shutil.copytree(CASES / "eval" / "lib", folder / "eval" / "lib")
     else:
-        shutil.copy(CASES / "train" / "common.sh", folder / "train" / "common.sh")
+        common = folder / "train" / "common.sh"
+        shutil.copy(CASES / "train" / "common.sh", common)
+        common.chmod(0o755)
+        rewrite(common, {"tail -2 err.txt": "grep -v ^next: err.txt | tail -2"})  # the commands to go on with come last
     for path in (folder, *folder.rglob("*")):
         path.chmod(path.stat().st_mode | 0o200)
     rewrite(folder / case / "run.sh", OLD_NAMES)

@@ -119,6 +119,8 @@ def numbered(count: int) -> str:
         ("a.json", f"[{numbered(30)},\n{{'n': 30}},\n{numbered(30)}]", "line 31: not JSON"),
         ("a.json", '{"deep": ' + "[" * 100_000, "line 1: "),
         ("a.jsonl", '{"a": 1}'.encode("utf-16"), "is UTF-16; save it as UTF-8"),
+        ("a.csv", "a,b,a\n1,2,3\n", "the column 'a' is there twice"),
+        ("a.tsv", "a\tb\n1\t2\t\t\n1\t2\t3\n", r"line 3: has more cells than there are columns \(2\)"),
         ("a.csv", b"a,b\n1,\xff\n", "can't be read: 'utf-8' codec"),
         ("a.jsonl.gz", b"no gzip", "can't be read: "),
         ("a.zip", b"no zip", "can't be read: "),

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,26 @@ def test_a_table_that_is_there_twice_does_not_count_twice(task: str, tmp_path: P
     write(tmp_path, {"first/a.parquet": rows, "second/a.parquet": rows})
     with pytest.raises(BenchmarkDataError, match="all 4 rows come several times; name one of the copies"):
         questions(task, tmp_path)
+
+
+def test_a_copy_of_a_part_of_the_rows_does_not_count_twice(tmp_path: Path) -> None:
+    rows = [row("scienceqa_img", f"{number}") for number in range(4)]
+    write(tmp_path, {"test-00000-of-00001.parquet": rows, "test-00000-of-00001 (1).parquet": rows[:3]})
+    with pytest.raises(BenchmarkDataError, match="6 of 7 rows come several times; name one of the copies"):
+        questions("scienceqa_img", tmp_path)
+
+
+def test_shards_that_are_missing_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, {"data/test-00001-of-00002.parquet": [row("mmvet", "right")]})
+    assert questions("mmvet", tmp_path) == ["right"]
+    assert "data: 1 of 2 shards of test are there" in caplog.text
+
+
+def test_a_zip_without_a_table_is_to_be_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "mm-vet.zip", "w") as archive:
+        archive.writestr("mm-vet/mm-vet.json", json.dumps({"v1_0": {"question": "What?"}}))
+    with pytest.raises(BenchmarkDataError, match=r"file in it; unpack mm-vet\.zip"):
+        questions("mmvet", tmp_path)
 
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
