@@ -33,7 +33,11 @@ class Metric:
     """All records of ONE image (or `cluster`) -> additive counts, always the same number of them."""
 
     value: Callable[[Array], Array]
-    """Sums of counts over images [..., k] -> score [...], in the metric's unit."""
+    """Sums of counts over images [..., k] -> score [...], in the metric's unit. Without any rounding: intervals and
+    tests are taken of its slopes."""
+
+    rounded: Callable[[Array], Array] | None = None
+    """The same as the official script computes it, where that rounds on the way."""
 
     digits: int | None = None
     """Decimals the official script rounds its result to; intervals and tests are taken before that."""
@@ -44,7 +48,7 @@ class Metric:
     def __call__(self, records: Iterable[Record]) -> float:
         """The score of `records`; nan where the metric has no denominator."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            value = float(self.value(self.by_image(records)[1].sum(axis=0)))
+            value = float((self.rounded or self.value)(self.by_image(records)[1].sum(axis=0)))
         return value if self.digits is None else round(value, self.digits)
 
     def by_image(self, records: Iterable[Record]) -> tuple[list[str], Array]:

@@ -235,11 +235,12 @@ def _ratio(part: int, whole: int, starts: int) -> Callable[[Array], Array]:
     return value
 
 
-def _f1(starts: int, epsilon: float) -> Callable[[Array], Array]:
+def _f1(starts: int, epsilon: float, rounding: Callable[[Array], Array] = np.asarray) -> Callable[[Array], Array]:
+    """From precision and recall after `rounding`: the script's own is to a tenth."""
     precision_of, recall_of = _ratio(2, 4, starts), _ratio(2, 3, starts)
 
     def value(sums: Array) -> Array:
-        p, r = _round(precision_of(sums)) / 100, _round(recall_of(sums)) / 100
+        p, r = rounding(precision_of(sums)) / 100, rounding(recall_of(sums)) / 100
         return np.asarray(100 * (2 * p * r / (p + r + epsilon)))
 
     return value
@@ -250,9 +251,10 @@ def questions(
 ) -> tuple[Metric, Metric, Metric, Metric]:
     """Accuracy, precision, recall and F1 of the questions on `dimensions`, in %, as the script rounds them."""
     counts = _count_questions(dimensions)
-    values = (_ratio(0, 1, starts), _ratio(2, 4, starts), _ratio(2, 3, starts), _f1(starts, epsilon))
-    accuracy, precision, recall, f1 = (Metric(counts=counts, value=value, digits=1) for value in values)
-    return accuracy, precision, recall, f1
+    shares = (_ratio(0, 1, starts), _ratio(2, 4, starts), _ratio(2, 3, starts))
+    accuracy, precision, recall = (Metric(counts=counts, value=value, digits=1) for value in shares)
+    rounded = _f1(starts, epsilon, _round)
+    return accuracy, precision, recall, Metric(counts=counts, value=_f1(starts, epsilon), rounded=rounded, digits=1)
 
 
 accuracy, precision, recall, f1 = questions(ALL)
@@ -263,10 +265,18 @@ number_accuracy, number_precision, number_recall, number_f1 = questions(("number
 action_accuracy, action_precision, action_recall, action_f1 = questions(("action",))
 relation_accuracy, relation_precision, relation_recall, relation_f1 = questions(("relation",))
 
+
+def _total(rounding: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    f1_of, chair_of = _f1(1, 0.0001, rounding), _share(0, 1)
+    return lambda sums: (100 - rounding(chair_of(sums[..., :8])) + rounding(f1_of(sums[..., 8:]))) / 2
+
+
 amber_score = Metric(
     counts=lambda records: (*_count_descriptions(records), *_count_questions(ALL)(records)),
-    value=lambda sums: (100 - _round(_share(0, 1)(sums[..., :8])) + _round(_f1(1, 0.0001)(sums[..., 8:]))) / 2,
+    value=_total(np.asarray),
+    rounded=_total(_round),
     digits=1,
+    bounds=(0, 100),
 )
 """Half of (100 - CHAIR + F1), from the rounded figures, as the paper adds them up."""
 

@@ -106,17 +106,25 @@ def of_category(category: str | None) -> Metric:
             sum(r["model"] for r in records if category in (None, r["category"])),
             sum(category in (None, r["category"]) for r in records),
         ),
-        value=_compute_relative,
+        value=lambda sums: np.asarray(100 * sums[..., 1] / sums[..., 0]),
+        rounded=_compute_relative,
         digits=1,
     )
 
 
 relative = of_category(None)
 relative_conv, relative_detail, relative_complex = (of_category(category) for category in CATEGORIES)
-reference = Metric(counts=relative.counts, value=lambda sums: 10 * _means(sums)[0], digits=1)
-"""GPT-4's mean score, times ten."""
-model = Metric(counts=relative.counts, value=lambda sums: 10 * _means(sums)[1], digits=1)
-"""The model's mean score, times ten."""
+reference, model = (
+    Metric(
+        counts=relative.counts,
+        value=lambda sums, side=side: 10 * sums[..., side] / sums[..., 2],
+        rounded=lambda sums, side=side: 10 * _means(sums)[side],
+        digits=1,
+        bounds=(10, 100),
+    )
+    for side in (0, 1)
+)
+"""The mean scores of GPT-4 and of the model, 1 to 10, times ten."""
 
 METRICS: Final = ("relative", "relative_conv", "relative_detail", "relative_complex", "reference", "model")
 
