@@ -114,17 +114,21 @@ def of_category(category: str | None) -> Metric:
 
 relative = of_category(None)
 relative_conv, relative_detail, relative_complex = (of_category(category) for category in CATEGORIES)
-reference, model = (
-    Metric(
+
+
+def _mean_of(side: int) -> Metric:
+    """One side's mean score, 1 to 10, times ten."""
+    return Metric(
         counts=relative.counts,
-        value=lambda sums, side=side: 10 * sums[..., side] / sums[..., 2],
-        rounded=lambda sums, side=side: 10 * _means(sums)[side],
+        value=lambda sums: np.asarray(10 * sums[..., side] / sums[..., 2]),
+        rounded=lambda sums: 10 * _means(sums)[side],
         digits=1,
         bounds=(10, 100),
     )
-    for side in (0, 1)
-)
-"""The mean scores of GPT-4 and of the model, 1 to 10, times ten."""
+
+
+reference, model = _mean_of(0), _mean_of(1)
+"""GPT-4's and the model's."""
 
 METRICS: Final = ("relative", "relative_conv", "relative_detail", "relative_complex", "reference", "model")
 
