@@ -2,17 +2,22 @@
 
 import json
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from harness.cli.options import DATA, LEDGER, MODEL, DataOptions, Json, LedgerPath, ModelOptions
 from harness.cli.setting_options import with_settings
 from harness.cli.shown import show
-from support.errors import OK
+from support.errors import OK, UsageError
 
 if TYPE_CHECKING:
+    from harness.engine.config import EngineConfig
+    from harness.evaluation.protocol import Asking
+    from harness.models.spec import ModelSpec
     from tasks.registry import TaskSpec
 
 log = logging.getLogger(__name__)
@@ -129,26 +134,50 @@ def tasks_show_command(
         str | None, typer.Option(help="Also print the exact text that this model gets, with special tokens.")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="With --model: official, bare, a protocol's name, a TOML file, or system:TEXT.")
-    ] = "official",
+        str | None, typer.Option(help="With --model: official (default), bare, a name, a TOML file, or system:TEXT.")
+    ] = None,
+    prompt_suffix: Annotated[
+        list[str] | None, typer.Option(help="With --model: TEXT or TASK=TEXT behind the question; repeatable.")
+    ] = None,
+    thinking: Annotated[
+        Literal["on", "off"] | None, typer.Option(help="With --model: whether it thinks before it answers.")
+    ] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="With --model: a Jinja file, in place of its own chat template.")
+    ] = None,
     as_json: Json = False,
     *,
     data: DataOptions,
 ) -> int:
     """Print all that is known of one task."""
-    from support.markdown import line
     from tasks.registry import registry
 
     spec = registry().task(name)
     data.check([spec])
     facts = _facts_of(spec)
+    given = {"protocol": protocol, "prompt-suffix": prompt_suffix, "thinking": thinking, "chat-template": chat_template}
     if model is not None:
-        facts |= _facts_of_asking(spec, model, protocol)
-    if samples:
-        facts |= _facts_of_samples(spec, samples, data.paths, model, protocol)
+        shown = _find_asked(spec, model, protocol, prompt_suffix or (), thinking, chat_template)
+        facts |= _facts_of_asking(spec, shown)
+        if samples:
+            facts |= _facts_of_samples(spec, samples, data.paths, shown)
+    elif idle := next((name for name, value in given.items() if value), None):
+        raise UsageError(f"--{idle}: would not act without --model")
+    elif samples:
+        from harness.evaluation.generate import documents
+
+        own = "the task's own text; --model M prints the exact text that a model gets"
+        facts |= {"sample prompts are": own, "samples": documents(spec, samples, data.paths)}
     if as_json:
         print(json.dumps(facts))
         return OK
+    _print_facts(facts)
+    return OK
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    from support.markdown import line
+
     facts["metrics"] = {
         name: f"{metric['unit']}, {'higher' if metric['higher_is_better'] else 'lower'} is better"
         for name, metric in facts["metrics"].items()
@@ -165,51 +194,73 @@ def tasks_show_command(
                 print("  - " + "\n    ".join(f"{name}: {text}" for name, text in texts.items()))
         else:
             print(f"{key}: {line(str(value))}")
-    return OK
 
 
-def _facts_of_asking(task: "TaskSpec", model: str, choice: str) -> dict[str, Any]:
-    """How a task is asked of a model: the protocol, its sources, and each wording in the model's chat template."""
-    from harness.evaluation.protocol import as_asked, asked_by
-    from harness.evaluation.shown_prompt import form_of, outlines, writer_of
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """Whose prompts are shown, and how it is asked."""
+
+    spec: "ModelSpec"
+    asking: "Asking"
+    engine: "EngineConfig"
+
+
+def _find_asked(
+    task: "TaskSpec",
+    model: str,
+    protocol: str | None,
+    suffixes: Sequence[str],
+    thinking: Literal["on", "off"] | None,
+    template: Path | None,
+) -> _Shown:
+    """As `harness eval` with the same options asks."""
+    from harness.cli.evaluate import read_suffixes
+    from harness.engine.config import EngineConfig
+    from harness.evaluation.eval_settings import EvalSettings, asking_of, check_asking
+    from harness.evaluation.protocol import OFFICIAL, as_asked
     from harness.models.spec import find
 
-    spec = as_asked(find(model), choice)
-    asking = asked_by(choice, task, spec)
-    write = writer_of(spec, asking.system)
+    suffix, by_task = read_suffixes(suffixes)
+    settings = EvalSettings(protocol=protocol or OFFICIAL)
+    engine = EngineConfig(suffix=suffix, suffixes=by_task, thinking=thinking, chat_template=template)
+    check_asking(settings.protocol, engine, [task])
+    spec = as_asked(find(model), settings.protocol)
+    return _Shown(spec=spec, asking=asking_of(task, spec, settings, engine), engine=engine)
+
+
+def _facts_of_asking(task: "TaskSpec", shown: _Shown) -> dict[str, Any]:
+    """How a task is asked of a model: the protocol, its sources, and each wording in the model's chat template."""
+    from harness.evaluation.shown_prompt import form_of, outlines, writer_of
+
+    asking = shown.asking
+    write = writer_of(shown.spec, asking.system, shown.engine)
     prompts = {which: write(text) for which, text in outlines(asking, task).items()}
-    limit = {} if asking.max_new_tokens is None else {"max_new_tokens": asking.max_new_tokens}
-    sources = [each.source for each in asking.wordings if each.source]
-    pictures = "padded to a square with the mean colour" if spec.pad_pictures else "as the checkpoint's files say"
+    more = {
+        "max_new_tokens": asking.max_new_tokens,
+        "prompt suffix": asking.suffix or None,
+        "thinking": shown.engine.thinking,
+    }
     return {
-        "model": model,
+        "model": shown.spec.name,
         "protocol": asking.fact,
-        "sources": sources,
+        "sources": [each.source for each in asking.wordings if each.source],
         "prompts": prompts,
-        "prompts are": form_of(spec),
-        "pictures": pictures,
-        **limit,
+        "prompts are": form_of(shown.spec),
+        "pictures": "padded to a square with the mean colour"
+        if shown.spec.pad_pictures
+        else "as the checkpoint's files say",
+        **{name: value for name, value in more.items() if value is not None},
     }
 
 
-def _facts_of_samples(
-    task: "TaskSpec", count: int, data: "dict[str, str]", model: str | None, choice: str
-) -> dict[str, Any]:
-    """Documents of a task, in its own text, or exactly as a model gets them."""
+def _facts_of_samples(task: "TaskSpec", count: int, data: "dict[str, str]", shown: _Shown) -> dict[str, Any]:
+    """Documents of a task, exactly as a model gets them."""
     from harness.evaluation.generate import documents
-
-    if model is None:
-        own = "the task's own text; --model M prints the exact text that a model gets"
-        return {"sample prompts are": own, "samples": documents(task, count, data)}
-    from harness.evaluation.protocol import as_asked, asked_by
     from harness.evaluation.shown_prompt import form_of, writer_of
-    from harness.models.spec import find
 
-    spec = as_asked(find(model), choice)
-    asking = asked_by(choice, task, spec)
-    write = writer_of(spec, asking.system)
-    found = documents(task, count, data, put=lambda doc, own: write(asking.put(doc, own)))
-    return {"sample prompts are": f"what {model} gets: {form_of(spec)}", "samples": found}
+    write = writer_of(shown.spec, shown.asking.system, shown.engine)
+    found = documents(task, count, data, put=lambda doc, own: write(shown.asking.put(doc, own)))
+    return {"sample prompts are": f"what {shown.spec.name} gets: {form_of(shown.spec)}", "samples": found}
 
 
 def _marks_of(spec: "TaskSpec") -> tuple[str, str]:

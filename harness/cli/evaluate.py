@@ -34,7 +34,7 @@ from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import OptionGroup, check_at_least, from_environment, refuse_given, with_settings
 from harness.cli.shown import show
 from harness.engine.config import EngineConfig, config_from
-from harness.evaluation.eval_settings import EvalSettings, check_suffixes
+from harness.evaluation.eval_settings import EvalSettings, check_asking
 from harness.models.chat_settings import acts_on_served
 from harness.serving.adapters import needs_of_usable
 from harness.serving.engine_host import served_engine
@@ -87,6 +87,8 @@ def read_suffixes(given: Sequence[str] | str) -> tuple[str | None, dict[str, str
             by_task[task] = own
         else:
             found.append(text)
+    if "" in found:
+        raise SettingError("--prompt-suffix '': would not act; TASK= has a task asked in its own words")
     if len(found) > 1:
         raise SettingError(f"--prompt-suffix {found[1]!r}: is the second one for all tasks; for one: TASK=TEXT")
     return (found[0] if found else None), by_task
@@ -149,7 +151,7 @@ def _make_settings(given: Mapping[str, Any]) -> EvalSettings:
 def check_of_tasks(settings: EvalSettings, engine: EngineConfig, tasks: "list[TaskSpec]") -> None:
     """SettingError for data, or a suffix, of a task that was not chosen."""
     check_data(settings.data, tasks)
-    check_suffixes(engine.suffixes, tasks)
+    check_asking(settings.protocol, engine, tasks)
 
 
 def check_server(context: typer.Context, server: ServerSettings | None) -> None:

@@ -115,14 +115,32 @@ def suffix_of(task: TaskSpec, spec: ModelSpec, engine: EngineConfig) -> str | No
     return engine.suffixes.get(task.name, for_model(engine, spec).suffix or None)
 
 
-def check_suffixes(suffixes: Collection[str], tasks: Sequence[TaskSpec]) -> None:
-    """SettingError for a suffix of a task that is not scored: it would not act."""
+def check_asking(choice: str, engine: EngineConfig, tasks: Sequence[TaskSpec]) -> None:
+    """SettingError for a suffix of a task that is not scored, and for a protocol that says nothing of those that are:
+    they would not act."""
     names = [task.name for task in tasks]
-    for task in suffixes:
+    for task in engine.suffixes:
         if task not in names:
             raise SettingError(
                 f"--prompt-suffix for {task!r}: would not act: it is not among the tasks asked for: {', '.join(names)}"
             )
+    if why := why_idle(choice, engine, tasks):
+        raise SettingError(f"--protocol {choice!r}: would not act: {why}")
+
+
+def why_idle(choice: str, engine: EngineConfig, tasks: Sequence[TaskSpec]) -> str:
+    """Why a protocol changes neither the conversation nor a question of these tasks; empty where it does. A suffix of
+    the user's stands in place of its wordings."""
+    if choice in (OFFICIAL, BARE):
+        return ""
+    protocol = find_protocol(choice)
+    if protocol.system or protocol.picture is not None:
+        return ""
+    said = [task.name for task in tasks if task.name in protocol.tasks and task.data != "embedded"]
+    if not said:
+        return f"it says nothing of {', '.join(task.name for task in tasks)}"
+    own = engine.suffix is not None or set(said) <= engine.suffixes.keys()
+    return "--prompt-suffix stands in place of its wordings" if own else ""
 
 
 def facts_of_asking(task: TaskSpec, spec: ModelSpec, settings: EvalSettings, engine: EngineConfig) -> dict[str, str]:

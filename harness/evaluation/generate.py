@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 
 from harness.models.load import quiet
 from leaderboards.board.earlier_digests import earliest_digest
-from support.errors import ModelError, TaskError, one_line
+from support.errors import ModelError, SettingError, TaskError, one_line
 from support.images import image_digest
 from support.progress import doing
 from tasks.data_folder import stored
@@ -102,6 +102,10 @@ def requests_of(loaded: Any, lm: "LM", limit: int | None, system: str = "", *, s
         loaded.set_config(key="num_fewshot", value=0)
     loaded.set_fewshot_seed(seed=0)
     try:
+        if system and _drops(lm, system):
+            raise SettingError(
+                f"system message {system[:60]!r}: would not act: the model's chat template leaves it out"
+            )
         loaded.build_all_requests(
             samples=drawn_from(loaded, limit, seed),
             rank=0,
@@ -119,6 +123,16 @@ def requests_of(loaded: Any, lm: "LM", limit: int | None, system: str = "", *, s
     if any(request.request_type != "generate_until" for request in requests):
         raise TaskError(f"{loaded.config.task}: output_type: must be generate_until")
     return requests
+
+
+def _drops(lm: "LM", system: str) -> bool:
+    """Whether a model reads the same whatever a system message says."""
+
+    def ask(text: str) -> str:
+        turns = [{"role": "system", "content": text}, {"role": "user", "content": "Is there a dog?"}]
+        return str(lm.apply_chat_template(turns))
+
+    return ask(system) == ask(f"{system} {system}")
 
 
 def generate(

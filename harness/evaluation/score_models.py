@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from harness.engine.config import EngineConfig
 from harness.evaluation.entries import Evaluation
-from harness.evaluation.eval_settings import EvalSettings, check_suffixes, on_board, with_seed
+from harness.evaluation.eval_settings import EvalSettings, check_asking, on_board, with_seed
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.protocol import as_asked
 from harness.models.fetch import cached, fetch
@@ -54,7 +54,7 @@ class ModelScorer:
     """Ask the model again, ignoring the board and the response cache."""
 
     def __post_init__(self) -> None:
-        check_suffixes(self.engine.suffixes, self.tasks)
+        check_asking(self.settings.protocol, self.engine, self.tasks)
         folder = Path("runs") if self.board is None else self.board.folder.parent
         self._host = EngineHost(folder / "servers", lambda: self.adapters)
         make_room_for(self.judge, self._host.drop)

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from harness.engine.chat_template import ChatTemplate
+from harness.engine.chat_template import ChatTemplate, check_switch
+from harness.engine.config import EngineConfig
 from harness.evaluation.protocol import PLACE, Asking
-from harness.models.chat_templates import chat_template_of
+from harness.models.chat_templates import chat_template_of, pads_pictures
 from harness.models.fetch import cached, fetch
 from harness.models.first_token import adds_first_token
 from harness.models.load import register
@@ -25,6 +26,7 @@ from support.bounded import call_bounded
 from support.errors import ModelError, one_line
 from tasks.registry import TaskSpec
 from tasks.task_yaml import load_yaml
+from trainers.training.llava_15 import pad_pictures
 from trainers.training.read_base import reading
 
 ALL: Final = "all"
@@ -54,10 +56,10 @@ def _own_text(task: TaskSpec, doc: Mapping[str, Any]) -> str:
     return str(getattr(importlib.import_module(module), name)(doc))
 
 
-def shown(spec: ModelSpec, text: str, system: str = "") -> str:
+def shown(spec: ModelSpec, text: str, system: str = "", engine: EngineConfig | None = None) -> str:
     """The text of one question with special tokens, as a model whose files are here reads it; else the messages that
     its chat template gets. ModelError."""
-    return writer_of(spec, system)(text)
+    return writer_of(spec, system, engine)(text)
 
 
 def form_of(spec: ModelSpec) -> str:
@@ -67,16 +69,22 @@ def form_of(spec: ModelSpec) -> str:
     return "text with special tokens" if cached(spec) else "messages, for its files with the chat template are not here"
 
 
-def writer_of(spec: ModelSpec, system: str = "") -> Callable[[str], str]:
-    """`shown` for many questions to one model, whose files are read once."""
+def writer_of(spec: ModelSpec, system: str = "", engine: EngineConfig | None = None) -> Callable[[str], str]:
+    """`shown` for many questions to one model, whose files are read once; `engine` may name another chat template, and
+    switch thinking. SettingError where the template has no such switch."""
     if spec.backend != "transformers" or not cached(spec):
         return lambda text: json.dumps(_messages(text, system), ensure_ascii=False)
-    spec = fetch(spec)
-    template = chat_template_of(spec)
+    spec, engine = fetch(spec), engine or EngineConfig()
+    template = chat_template_of(spec, engine)
+    check_switch(template, engine.thinking, spec.name)
     if template.text is None:
-        return str
+        return lambda text: "\n".join(filter(None, (system, text)))
+    if engine.thinking is not None:
+        template = replace(template, text=template.with_thinking(engine.thinking == "on"))
     register()
     processor = _read_processor(spec)
+    if pads_pictures(spec, template):
+        pad_pictures(processor)  # or why it can't be
     return lambda text: _render(spec.name, template, processor, _messages(text, system))
 
 

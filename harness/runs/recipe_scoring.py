@@ -7,11 +7,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.engine.config import EngineConfig
-from harness.evaluation.eval_settings import EvalSettings, check_suffixes
+from harness.evaluation.eval_settings import EvalSettings, check_asking, why_idle
 from harness.evaluation.protocol import OFFICIAL
 from harness.runs.checkpoint_selection import tasks_of
 from harness.runs.run_folder import CLAIM
+from leaderboards.board.entry import BARE
 from support.parsing import parse_object
+from tasks.registry import registry
 from trainers.config.recipe import PreferenceRecipe
 from trainers.config.scoring import ScoringSettings
 
@@ -30,8 +32,9 @@ def scored_by(recipe: PreferenceRecipe, settings: EvalSettings) -> tuple[EvalSet
         thinking=asked.thinking,
         thinking_tokens=asked.thinking_tokens,
     )
-    check_suffixes(engine.suffixes, tasks_of(recipe))
-    return replace(settings, protocol=asked.protocol or OFFICIAL), engine
+    protocol = asked.protocol or OFFICIAL
+    check_asking(protocol, engine, tasks_of(recipe))
+    return replace(settings, protocol=protocol), engine
 
 
 def asked_in_run(folder: Path, given: EngineConfig, tasks: Collection[str]) -> tuple[str, EngineConfig]:
@@ -49,4 +52,7 @@ def asked_in_run(folder: Path, given: EngineConfig, tasks: Collection[str]) -> t
         thinking=given.thinking or own.thinking,
         thinking_tokens=own.thinking_tokens if given.thinking_tokens is None else given.thinking_tokens,
     )
-    return own.protocol or OFFICIAL, engine
+    protocol = own.protocol or OFFICIAL
+    # What a protocol says nothing of is asked bare by it.
+    idle = bool(why_idle(protocol, engine, [registry().task(task) for task in tasks]))
+    return BARE if idle else protocol, engine

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.engine.config import EngineConfig
-from harness.evaluation.eval_settings import EvalSettings, check_suffixes, on_board, with_seed
+from harness.evaluation.eval_settings import EvalSettings, check_asking, on_board, with_seed
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.find_boards import known_as
 from harness.evaluation.lost import lost_in_words
@@ -66,7 +66,7 @@ class Scoring:
     """A context manager that takes the time of one scoring, by its name."""
 
     def __post_init__(self) -> None:
-        check_suffixes(self.engine.suffixes, self.tasks)
+        check_asking(self.settings.protocol, self.engine, self.tasks)
 
     @property
     def allowed(self) -> str:

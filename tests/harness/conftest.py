@@ -54,7 +54,7 @@ def answering() -> Callable[[Callable[[str, list[Any]], str]], Any]:
             return "echo"
 
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            return chat_history[-1]["content"]
+            return "\n".join(turn["content"] for turn in chat_history)
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
             return [self.answer(request.args[0], request.args[2]["visual"]) for request in requests]

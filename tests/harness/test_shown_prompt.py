@@ -3,16 +3,19 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.cli.main import run
+from harness.engine.lm import SharedImageLM
 from harness.evaluation.protocol import as_asked, asked_by, known
 from harness.evaluation.shown_prompt import ALL, outlines, shown
 from harness.models.fetch import fetch
 from harness.models.load import load
 from harness.models.spec import WEIGHTS, ModelSpec, find
-from support.errors import ModelError
+from leaderboards.board.board import Board
+from support.errors import ModelError, SettingError
 from tasks.registry import registry
 from tests.harness.llava_originals import CHAT
 from tests.harness.test_benchmarks import TABLES, write_parquet
@@ -141,3 +144,90 @@ def test_samples_are_shown_exactly_as_a_model_gets_them(tmp_path: Path, capsys: 
     assert json.loads(served["samples"][0]["prompt"])[0]["content"][1]["text"] == own["samples"][0][
         "prompt"
     ].removeprefix("<image>")
+
+
+THINKS = (
+    "{% for m in messages %}{{ m['role'] }}: {% for p in m['content'] %}{% if p['type'] == 'image' %}<image>"
+    "{% else %}{{ p['text'] }}{% endif %}{% endfor %}\n{% endfor %}assistant:"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+)
+WAYS: dict[str, list[str]] = {
+    "official": [],
+    "own": ["--protocol", "mine.toml"],
+    "of the task": ["--protocol", "mine.toml", "--prompt-suffix", " So?", "--prompt-suffix", "pope= Eh?"],
+    "thinking": ["--thinking", "off"],
+}
+
+
+def test_what_is_sent_is_what_is_shown_with_the_same_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text('system = "Be careful."\n[tasks.pope]\nprefix = "Now: "\n')
+    FAMILIES["llava"](tmp_path / "llava")
+    Path("llava/chat_template.json").unlink(missing_ok=True)
+    Path("llava/chat_template.jinja").write_text(THINKS)
+    data = write_parquet(tmp_path, TABLES["pope"])
+    prompts = set()
+    for way, options in WAYS.items():
+        asked = [*options, "--data", f"pope={data}"]
+        assert run(["tasks", "show", "pope", "--samples", "3", "--model", "llava", "--json", *asked]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        taken: list[str] = []
+        monkeypatch.setattr(SharedImageLM, "generate_until", lambda self, requests, taken=taken: _take(requests, taken))
+        out = ["--partial-data", "--out", way, "-q"]
+        assert run(["eval", "--model", "llava", "--tasks", "pope", *asked, *out]) == 0
+        assert [f"<s>{text}" for text in taken[:3]] == [row["prompt"] for row in shown["samples"]]
+        entry = next(entry for entry in Board(tmp_path / way / "board").entries() if entry.headline)
+        assert entry.provenance["protocol"] == shown["protocol"]
+        assert entry.provenance.get("prompt suffix") == shown.get("prompt suffix")
+        prompts.add(taken[0])
+        capsys.readouterr()
+    assert len(prompts) == len(WAYS)
+
+
+def _take(requests: list[Any], taken: list[str]) -> list[str]:
+    taken += [str(request.args[0]) for request in requests]
+    return ["Yes"] * len(requests)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    (
+        (["--protocol", "bare"], "--protocol: would not act without --model"),
+        (["--thinking", "off"], "--thinking: would not act without --model"),
+        (["--model", "llava", "--prompt-suffix", "mme=x"], "'mme': would not act"),
+        (["--model", "llava", "--prompt-suffix", ""], "--prompt-suffix '': would not act"),
+        (["--model", "llava", "--protocol", "mme.toml"], "would not act: it says nothing of pope"),
+        (["--model", "llava", "--protocol", "pope.toml", "--prompt-suffix", "x"], "stands in place of its wordings"),
+        (["--model", "qwen", "--protocol", "llava-1.5"], "picture = 'pad': would not act"),
+        (["--model", "llava", "--thinking", "off"], "thinking = off: would not act"),
+    ),
+)
+def test_what_would_not_act_is_refused(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for task in ("mme", "pope"):
+        Path(f"{task}.toml").write_text(f'[tasks.{task}]\nsuffix = " So?"\n')
+    if "llava" in options:
+        FAMILIES["llava"](tmp_path / "llava")
+    if "qwen" in options:
+        FAMILIES["qwen2_5_vl"](tmp_path / "qwen")
+    assert run(["tasks", "show", "pope", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_system_message_that_the_template_leaves_out_is_refused(tmp_path: Path) -> None:
+    from harness.evaluation.generate import load_tasks, requests_of
+
+    FAMILIES["llava_next"](tmp_path / "m")
+    users_alone = THINKS.replace("in messages", "in messages if m['role'] == 'user'")
+    (tmp_path / "m" / "chat_template.jinja").write_text(users_alone)
+    lm = load(fetch(find(str(tmp_path / "m"))))
+    task = load_tasks(
+        [registry().task("pope")], data={"pope": str(write_parquet(tmp_path, TABLES["pope"]))}, partial_data=True
+    )
+    with pytest.raises(SettingError, match=r"system message 'Hush\.': would not act: the model's chat template"):
+        requests_of(task["pope"], lm, 2, "Hush.")
+    assert requests_of(task["pope"], lm, 2)
