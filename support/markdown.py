@@ -3,8 +3,6 @@
 import re
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
 from support.console import write_out
 
 MISSING = "—"
@@ -18,6 +16,8 @@ _MARKUP = re.compile(r"([\\`|<>\[\]*~&]|(?<![^\W_])_|_(?![^\W_]))")  # an unders
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool] | None = None) -> str:
     """A markdown table of cells that are escaped already; columns of numbers (None: all but the first) are
     right-aligned."""
+    from tabulate import tabulate  # by which many commands print nothing
+
     numbers = [False, *[True] * (len(headers) - 1)] if numeric is None else numeric
     align = ["right" if own else "left" for own in numbers]
     return tabulate([headers, *rows], headers="firstrow", tablefmt="pipe", disable_numparse=True, colalign=align)

@@ -36,6 +36,7 @@ from harness.cli.shown import show
 from harness.engine.config import EngineConfig, config_from
 from harness.evaluation.eval_settings import EvalSettings, check_asking
 from harness.models.chat_settings import acts_on_served
+from harness.models.light_imports import allow as allow_light_imports
 from harness.serving.adapters import needs_of_usable
 from harness.serving.engine_host import served_engine
 from harness.serving.settings import ServerSettings
@@ -333,6 +334,7 @@ def _score_each(
     from harness.evaluation.find_boards import tell_reruns
     from support.stages import Stages
 
+    allow_light_imports()
     tasks = {task.name for task in scorer.tasks}
     scored: dict[Key, Entry] = {}
     for name, spec in models:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from harness.cli.options import money, say
 from harness.cli.shown import show
-from harness.evaluation.lost import lost_in_words, share_lost
 from support.errors import LOSSY, OK
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ def print_judge_plans(plans: "Sequence[JudgePlan]") -> None:
 def exit_code_of(results: "Sequence[Entry | Score]", max_failed: float) -> int:
     """LOSSY if a task lost more than this share of its samples: failed, unscored, or with an answer that no rule could
     read; else OK. A line for each task and model that lost some says why."""
+    from harness.evaluation.lost import lost_in_words, share_lost
+
     models = [getattr(result, "model", "") for result in results]
     code, told = OK, set()
     for model, result in zip(models, results, strict=True):

@@ -106,7 +106,6 @@ def leaderboard_command(folders: Folders = None, *, shown: LeaderboardOptions) -
     With intervals, ranks and the difference to a base; or write it as a page, or as files for others.
     """
     from harness.evaluation.find_boards import entries_of_boards, find_boards, references
-    from leaderboards.views.html_page import write_page
     from leaderboards.views.published import rows
 
     shown.check()
@@ -125,6 +124,8 @@ def leaderboard_command(folders: Folders = None, *, shown: LeaderboardOptions) -
     if shown.published and not rows(entries, reports, only_headline=shown.headline):
         log.info("nothing is known here to be published of what was measured on this board")
     if shown.html is not None:
+        from leaderboards.views.html_page import write_page
+
         text = _make_page(places, boards, entries, shown)
         write_page(shown.html, text)
         log.info(f"page: {shown.html} ({len(text) / 1e6:.1f} MB)")

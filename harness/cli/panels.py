@@ -6,7 +6,6 @@ is in the same panel in all commands.
 
 from typing import Any, Final
 
-from rich.markup import escape
 from typer.core import TyperOption
 
 from harness.cli.completion import complete_names
@@ -59,7 +58,7 @@ def arrange(command: Any, words: str = "") -> None:
     for name, inner in getattr(command, "commands", {}).items():
         arrange(inner, f"{words} {name}".strip())
     if words and (lines := examples_of(words, group=hasattr(command, "commands"))):
-        command.epilog = escape("Examples:\n" + "\n".join(f"  {line}" for line in lines))
+        command.epilog = _escape("Examples:\n" + "\n".join(f"  {line}" for line in lines))
     command.context_settings.setdefault("help_option_names", ["--help", "-h"])
     for param in command.params:
         complete_names(param, words)
@@ -119,3 +118,12 @@ def _arrange_help_option(command: Any) -> None:
         return option
 
     command.get_help_option = found
+
+
+def _escape(text: str) -> str:
+    """A text whose brackets are no markup of rich's, which is not imported where there are none."""
+    if "[" not in text:
+        return text
+    from rich.markup import escape
+
+    return escape(text)

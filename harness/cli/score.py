@@ -25,10 +25,9 @@ from harness.cli.options import (
 from harness.cli.outputs import needs_of_output
 from harness.cli.setting_options import with_settings
 from harness.cli.shown import show
-from support.errors import Need, UsageError
+from support.errors import Need, NotReady, UsageError
 
 if TYPE_CHECKING:
-    from harness.evaluation.preflight import Readiness
     from harness.evaluation.score_files import Score, ScoredFiles
     from leaderboards.board.board import Board
     from tasks.judges.protocol import Judge
@@ -70,8 +69,6 @@ def score_command(
 
     No model is asked; a judge only where --judge names one.
     """
-    from harness.evaluation.eval_settings import EvalSettings
-    from harness.evaluation.preflight import look_at_run
     from harness.evaluation.score_files import results_in, score_paths
 
     spec = _find_task(task)
@@ -81,11 +78,10 @@ def score_command(
     names = _name_results(spec, results, name or [])
     needs: list[Need] = [] if out is None else needs_of_output("--out", out)
     rater = judge.make(asked=False, lacking=needs) if judge.name is not None else None
-    ready = look_at_run((), rater, EvalSettings(), more=needs)
     if dry_run:
         asked = None if rater is None else (rater, judge.repeats)
-        return _tell_forecast(spec, results, references, asked, ready, out, as_json)
-    ready.require()
+        return _tell_forecast(spec, results, references, asked, needs, out, as_json)
+    _require(rater, needs)
     board = _open_board(out, names)
     rater = None if rater is None else judge.ready(rater)
     found = {
@@ -99,19 +95,33 @@ def score_command(
     return exit_code_of(list(scores.values()), max_failed)
 
 
+def _require(rater: "Judge | None", needs: list[Need]) -> None:
+    """NotReady where anything is missing. Without a judge that is `needs`, and nothing is imported."""
+    if rater is not None:
+        from harness.evaluation.eval_settings import EvalSettings
+        from harness.evaluation.preflight import look_at_run
+
+        look_at_run((), rater, EvalSettings(), more=needs).require()
+    elif needs:
+        raise NotReady(needs)
+
+
 def _tell_forecast(
     task: "TaskSpec",
     results: Sequence[Sequence[Path]],
     references: Path | None,
     asked: "tuple[Judge, int] | None",
-    ready: "Readiness",
+    needs: list[Need],
     out: Path | None,
     as_json: bool,
 ) -> int:
     """Print what --dry-run says; `asked`: the judge, and how often it rates each answer."""
+    from harness.evaluation.eval_settings import EvalSettings
+    from harness.evaluation.preflight import look_at_run
     from harness.evaluation.score_files import plan_of
     from harness.runs.forecast import forecast_of_judging
 
+    ready = look_at_run((), None if asked is None else asked[0], EvalSettings(), more=needs)
     plans = []
     if asked is not None and task.judged:
         plans = [plan_of(task, files, references, asked[0], asked[1]) for files in results]

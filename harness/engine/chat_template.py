@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jinja2 import Environment, TemplateError, meta
-
 from support.bounded import call_bounded
 from support.errors import ModelError, SettingError, one_line
 
@@ -19,7 +17,6 @@ _GENERATION: Final = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 FACT: Final = "chat template"
 """In provenance: the template's digest, or how the model is asked without one."""
 PLAIN: Final = "none: plain text"
-_SYNTAX: Final = Environment(extensions=["jinja2.ext.loopcontrols"])  # templates are read here, not rendered
 PICTURES: Final = "pictures"
 """In provenance: how pictures are prepared, where that is not what the checkpoint's files say."""
 PADDED: Final = "padded to a square with the mean colour"
@@ -69,8 +66,11 @@ def find_switch(template: str | None) -> str | None:
     """The argument by which a template has a model think, or not; None: it has none."""
     if template is None:
         return None
+    from jinja2 import Environment, TemplateError, meta
+
+    syntax = Environment(extensions=["jinja2.ext.loopcontrols"])  # templates are read here, not rendered
     try:
-        read = meta.find_undeclared_variables(_SYNTAX.parse(_GENERATION.sub("", template)))
+        read = meta.find_undeclared_variables(syntax.parse(_GENERATION.sub("", template)))
     except TemplateError:
         return None
     return next((name for name in SWITCHES if name in read), None)

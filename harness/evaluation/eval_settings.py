@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from harness.engine.config import EngineConfig
 from harness.evaluation.protocol import OFFICIAL, Asking, as_asked, asked_by, find_protocol
@@ -33,12 +34,15 @@ from support.judge_names import current_judge
 from support.settings import LARGEST_SEED, check_integer
 from tasks.data_folder import VARIABLE, stored
 from tasks.draw import DRAWN, describe_draw
-from tasks.judges.openai import OpenAIJudge
 from tasks.judges.parameters import NOT_SETTABLE, not_settable
 from tasks.judges.protocol import Judge
+from tasks.judges.served_kind import asks_server
 from tasks.registry import TaskSpec
 from tasks.score_digest import score_digest
 from trainers.training.foreign_code import CODE
+
+if TYPE_CHECKING:
+    from tasks.judges.openai import OpenAIJudge
 
 REPEAT_VALUES = "judge repeats"
 """In provenance: the score of each round of the judge, separated by commas."""
@@ -155,7 +159,7 @@ def judge_name(task: TaskSpec, judge: Judge | None, official_prompts: bool) -> s
         return None
     protocol = ["official prompts"] * official_prompts
     missing: list[str] = []
-    if isinstance(judge, OpenAIJudge):
+    if asks_server(judge):
         effort = judge.settings.reasoning_effort
         protocol += ["structured"] * judge.settings.structured + ([f"reasoning effort {effort}"] if effort else [])
         missing = not_settable(judge.client.asked_by_task.get(task.name, ()))
@@ -175,27 +179,27 @@ def judge_facts(task: TaskSpec, judge: Judge | None) -> dict[str, str]:
     facts = {}
     if task.official_judge and judge.model != current_judge(task.official_judge):
         facts[OFFICIAL_JUDGE] = task.official_judge
-    if isinstance(judge, OpenAIJudge) and (images := judge.settings.images_in_words()):
+    if asks_server(judge) and (images := judge.settings.images_in_words()):
         facts["judge image"] = images if judge.shown.get(task.name) else NO_IMAGE
-    if isinstance(judge, OpenAIJudge):
+    if asks_server(judge):
         otherwise = judge.client.asked_by_task.get(task.name, set())
         facts |= {"judge parameters": "; ".join(sorted(otherwise))} if otherwise else {}
         facts |= {"judge settings": words} if (words := _settings_sent(judge, otherwise)) else {}
-    if isinstance(judge, OpenAIJudge) and judge.settings.price is not None:
+    if asks_server(judge) and judge.settings.price is not None:
         facts["judge price"] = judge.settings.price
-    if isinstance(judge, OpenAIJudge) and judge.client.unpriced:
+    if asks_server(judge) and judge.client.unpriced:
         facts[COST_NOT_KNOWN] = f"not known of {judge.client.unpriced} calls"
-    served = sorted(judge.client.served) if isinstance(judge, OpenAIJudge) else []
+    served = sorted(judge.client.served) if asks_server(judge) else []
     if served and served != [judge.model]:
         facts["judge served"] = ", ".join(served)
-    if isinstance(judge, OpenAIJudge) and judge.client.servers:
+    if asks_server(judge) and judge.client.servers:
         facts["judge server"] = ", ".join(sorted(judge.client.servers))
-    if isinstance(judge, OpenAIJudge) and judge.identity != judge.client.server.identity:
+    if asks_server(judge) and judge.identity != judge.client.server.identity:
         facts["judge known as"] = judge.identity
     return facts
 
 
-def _settings_sent(judge: OpenAIJudge, otherwise: Collection[str] = ()) -> str:
+def _settings_sent(judge: "OpenAIJudge", otherwise: Collection[str] = ()) -> str:
     """The parameters that the user set and that were sent (replies of earlier versions may lack them)."""
     missing = {each for words in otherwise for each in words.split(", ")}
     asked = {name: how for name, (_, how) in judge.settings.changed().items() if name in ("seed", "reasoning_effort")}
@@ -237,7 +241,7 @@ def on_board(
     wanted.pop(SUFFIX, None)  # it is the tasks' own
     spec = as_asked(spec, settings.protocol)
     of_judge: dict[str, str] = {}
-    if isinstance(judge, OpenAIJudge):
+    if asks_server(judge):
         of_judge = {"judge settings": _settings_sent(judge), "judge image": judge.settings.images_in_words()}
     times, configuration = times_asked(judge, settings.judge_repeats), configuration_of(spec)
 
@@ -278,7 +282,7 @@ def names_of_data(provenance: Mapping[str, str]) -> list[str]:
 def is_of_judge(entry: Entry, judge: Judge | None) -> bool:
     """Whether an entry's replies are of this judge's server; of entries that don't say, it is supposed."""
     servers = entry.provenance.get("judge server")
-    if servers is None or not isinstance(judge, OpenAIJudge):
+    if servers is None or not asks_server(judge):
         return True
     known = entry.provenance.get("judge known as")
     return judge.identity in ([known] if known else [url.removesuffix("/v1") for url in servers.split(", ")])

@@ -31,9 +31,9 @@ from leaderboards.board.entry import OTHER_DATA, Entry
 from leaderboards.board.sample import Sample
 from tasks.data_folder import stored
 from tasks.hub_data import other_data
-from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
 from tasks.judges.reasons import grouped
+from tasks.judges.served_kind import asks_server
 from tasks.registry import TaskSpec
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _score(
 
 def _money_paid(judge: Judge | None) -> float:
     """US dollars in this process, as far as prices are known."""
-    return judge.client.paid if isinstance(judge, OpenAIJudge) else 0.0
+    return judge.client.paid if asks_server(judge) else 0.0
 
 
 def _facts_of_engine(engine: EngineConfig | None) -> dict[str, str]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from harness.evaluation.guards import counted_from_logs
 from leaderboards.board.board import Board, by_model, newest
 from leaderboards.board.entry import TRAINING_SEED, Entry
 from leaderboards.board.sample import Sample
@@ -18,7 +17,6 @@ from leaderboards.statistics.resampling import CountsMetric
 from leaderboards.views.published import Reference, published
 from support.errors import UnknownName, UsageError, did_you_mean
 from support.markdown import line
-from tasks.registry import registry
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +49,11 @@ def find_boards(folders: Iterable[Path]) -> list[Board]:
 def current_entries(board: Board, partial: bool, replaced: bool = False) -> list[Entry]:
     """The board's entries; logs files that could not be read, and models whose weights were replaced."""
     every = board.entries()
-    entries = counted_from_logs(board, board.current(partial=partial, replaced=replaced, every=every))
+    entries = board.current(partial=partial, replaced=replaced, every=every)
+    if any(entry.empty is None and entry.imported is None for entry in entries):
+        from harness.evaluation.guards import counted_from_logs  # imports all tasks
+
+        entries = counted_from_logs(board, entries)
     log_skipped(board.skipped)
     if board.replaced and not replaced:
         models = ", ".join(dict.fromkeys(entry.model for entry in board.replaced))
@@ -158,6 +160,8 @@ def loader_of(boards: Sequence[Board]) -> Loader:
 
 def metric_of(task: str, name: str) -> CountsMetric | None:
     """The metric of a task; None if there is none of that name."""
+    from tasks.registry import registry
+
     try:
         return registry().metric(task, name)
     except UnknownName:
@@ -166,6 +170,8 @@ def metric_of(task: str, name: str) -> CountsMetric | None:
 
 def references() -> list[Reference]:
     """Scores reported by papers, from our list and from the tasks' YAML files."""
+    from tasks.registry import registry
+
     of_tasks = [
         Reference(model=row.model, task=task.name, metric=metric, value=value, source=row.source, protocol=row.protocol)
         for task in registry().tasks.values()

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from tasks.judges.batch import BatchJudge
-from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import GREEDY, JudgeSession, Question, Sampling
 from tasks.registry import TaskSpec, registry
+
+if TYPE_CHECKING:
+    from tasks.judges.openai import OpenAIJudge
 
 ANSWER_WORDS: Final = 60
 """Assumed length of answers that do not exist yet."""
@@ -35,7 +36,7 @@ class JudgePlan:
 class Counting:
     """Takes the place of a judge and counts its questions."""
 
-    judge: OpenAIJudge
+    judge: "OpenAIJudge"
     keys: set[str] = field(default_factory=set)
     kept: int = 0
     prompt_tokens: int = 0
@@ -73,7 +74,7 @@ class Counting:
 
 
 def plan(
-    judge: OpenAIJudge, task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[str], repeats: int = 1
+    judge: "OpenAIJudge", task: TaskSpec, docs: Sequence[Mapping[str, Any]], answers: Sequence[str], repeats: int = 1
 ) -> JudgePlan:
     """The cost of judging these answers `repeats` times, without questions that depend on a reply, and retries."""
     counting = Counting(judge)
@@ -85,6 +86,8 @@ def plan(
 
 def planned(counting: Counting, task: str, *, times: int = 1) -> JudgePlan:
     """The cost of the counted questions; `times`: of so many like them."""
+    from tasks.judges.batch import BatchJudge
+
     judge = counting.judge
     prompt, completion = counting.prompt_tokens * times, round(counting.completion_tokens * times)
     calls, batch = (len(counting.keys) - counting.kept) * times, isinstance(judge, BatchJudge)
@@ -99,8 +102,10 @@ def planned(counting: Counting, task: str, *, times: int = 1) -> JudgePlan:
     )
 
 
-def guess(judge: OpenAIJudge, task: str, calls: int) -> JudgePlan:
+def guess(judge: "OpenAIJudge", task: str, calls: int) -> JudgePlan:
     """The cost of so many calls about questions that are not here, for `GUESSED_PROMPT` tokens each."""
+    from tasks.judges.batch import BatchJudge
+
     prompt = calls * GUESSED_PROMPT
     completion = round(calls * judge.client.expected_reply(task, None))
     price = judge.client.estimate(prompt, completion, calls=calls, batch=isinstance(judge, BatchJudge))

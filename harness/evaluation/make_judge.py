@@ -8,13 +8,10 @@ from support.errors import Need, NoJudgeError, NoKeyError, SettingError
 from support.judge_names import SCENES, current_judge
 from tasks.judges import prices
 from tasks.judges.addresses import OPENAI, Server, server_of
-from tasks.judges.batch import BatchJudge
 from tasks.judges.capabilities import capabilities_of
 from tasks.judges.ledger import LEDGER, Ledger
-from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
 from tasks.judges.providers import find_place, has_prefix, usual_address
-from tasks.judges.server_kind import kind_of
 from tasks.judges.settings import JudgeSettings
 from tasks.registry import TaskSpec
 
@@ -38,6 +35,9 @@ def make_judge(
     provider's), with `batch` through the Batch API; `key` names the environment variable with its server's key,
     `known_as` its server in the ledger. SettingError for a setting that would not act,
     NoKeyError where no key is set and no server named."""
+    from tasks.judges.batch import BatchJudge
+    from tasks.judges.openai import OpenAIJudge
+
     settings, name = settings or JudgeSettings(), current_judge(name)
     if name == SCENES:
         given = {"url": url, "key": key, "budget": budget, "batch": batch, "set": settings != JudgeSettings()}
@@ -94,6 +94,8 @@ def _make_scenes(given: Mapping[str, Any]) -> Judge:
 
 def _find_kind(server: Server, model: str, asked: Mapping[str, Any]) -> str:
     """What the server calls itself, where only that may tell whether what is asked for acts; else empty."""
+    from tasks.judges.server_kind import kind_of
+
     takes = capabilities_of(model, server.known_host)
     unknown = any(takes.setting(parameter, value) is None for parameter, value in asked.items())
     return kind_of(server, model) if unknown else ""

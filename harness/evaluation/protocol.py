@@ -17,10 +17,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
-
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import TYPE_CHECKING, Any, Final
 
 from harness.models.chat_templates import own_template
 from harness.models.spec import ModelSpec
@@ -29,6 +26,9 @@ from support.errors import HarnessError, SettingError, did_you_mean, one_line
 from support.parsing import parse_json, parse_toml
 from tasks.registry import TaskSpec, registry
 from trainers.training import llava_15
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 OFFICIAL: Final = "official"
 FOLDER: Final = Path(__file__).with_name("protocols")
@@ -248,6 +248,8 @@ def _read_wording(table: Any, where: str) -> Wording:
         raise SettingError(f"{where}: max_new_tokens = {limit!r}: must be a number of tokens")
     texts = {name: _text(table, name, where) for name in ("source", "text", "prefix", "suffix")}
     columns = {name: tuple(_texts(value, f"{where}: only.{name}")) for name, value in only.items()}
+    from jinja2 import TemplateError
+
     try:
         _environment().parse(texts["text"])
     except TemplateError as error:
@@ -275,12 +277,17 @@ def _texts(value: Any, where: str) -> list[str]:
 
 
 @cache
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment() -> "ImmutableSandboxedEnvironment":
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
 
 
 def _render(text: str, doc: Mapping[str, Any], asked: str, protocol: str) -> str:
     """A wording filled with a document's columns; empty cells are empty texts."""
+    from jinja2 import TemplateError
+
     cells = {name: "" if _is_empty(value) else value for name, value in doc.items()}
     try:
         return _environment().from_string(text).render(**cells, asked=asked)

@@ -30,10 +30,10 @@ from leaderboards.statistics.verdict import interval
 from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import Answered, OfficialAnswers, join
-from tasks.judges.openai import OpenAIJudge
 from tasks.judges.parameters import not_settable
 from tasks.judges.protocol import Judge
 from tasks.judges.reasons import Reason
+from tasks.judges.served_kind import asks_server
 from tasks.registry import TaskSpec, registry
 
 
@@ -177,7 +177,7 @@ def score_paths(
 
 def _tell_missing(judge: Judge | None, task: TaskSpec) -> list[str]:
     """A line where the judge could not be asked as its official protocol says."""
-    words = judge.client.asked_by_task.get(task.name, ()) if isinstance(judge, OpenAIJudge) else ()
+    words = judge.client.asked_by_task.get(task.name, ()) if asks_server(judge) else ()
     missing = " and ".join(not_settable(words))
     return [f"{missing} of the official protocol can't be had of {judge.model}"] if judge and missing else []
 
@@ -187,7 +187,7 @@ def plan_of(
 ) -> JudgePlan | None:
     """The cost of judging the answers of one result; None if the judge costs nothing. SettingError."""
     check_judge(judge, [task])
-    if not isinstance(judge, OpenAIJudge):
+    if not asks_server(judge):
         return None
     given = _read_all(task, paths, references, judge)
     texts = [(one.doc, one.answer) for one in given.answered if is_to_judge(one.answer)]

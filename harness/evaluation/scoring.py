@@ -6,7 +6,7 @@ scored.value("score"), scored.interval("score")
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, Final
 
@@ -16,9 +16,9 @@ from support.errors import NoJudgeError, RecordsError
 from tasks.answer import FailedAnswer
 from tasks.early_exit import next_token_record
 from tasks.empty_answers import is_empty, least_words
-from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge, JudgeSession
 from tasks.judges.reasons import Reason, list_reasons, quote_reply, reasons_in_words
+from tasks.judges.served_kind import asks_server
 from tasks.metric import Metric, Record
 from tasks.registry import NEXT_TOKEN, TaskSpec, registry
 from tasks.thoughts import answer_of
@@ -63,6 +63,8 @@ class Scored:
     ids: Sequence[str] = ()
     """What names each answer."""
 
+    _values: dict[str, list[float | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
     @property
     def reasons(self) -> list[Reason]:
         """Why answers failed, have no score or could not be read; the example is an answer's id."""
@@ -80,7 +82,10 @@ class Scored:
 
     def values(self, metric: str) -> list[float | None]:
         """A metric's value in each round; None where nothing could be scored."""
-        return [value_of(registry().metric(self.task.name, metric), records) for records in self.records(metric)]
+        if metric not in self._values:
+            computed = registry().metric(self.task.name, metric)
+            self._values[metric] = [value_of(computed, records) for records in self.records(metric)]
+        return self._values[metric]
 
     def value(self, metric: str) -> float | None:
         """A metric's value, mean over the rounds that have one."""
@@ -176,7 +181,7 @@ def session_of(judge: Judge | None, task: TaskSpec, official_prompts: bool = Fal
 
 def times_asked(judge: Judge | None, repeats: int) -> int:
     """How often a judge is asked about each answer: once if its replies never vary, else `repeats` times."""
-    return repeats if isinstance(judge, OpenAIJudge) else 1
+    return repeats if asks_server(judge) else 1
 
 
 def score_answers(
@@ -201,7 +206,7 @@ def score_answers(
     rounds = drop_unscored(task, [rate(task, docs, answers, each) for each in sessions])
     if session is not None:
         _tell_unread(task, rounds)
-        if isinstance(session.judge, OpenAIJudge):
+        if asks_server(session.judge):
             session.judge.tell_reuse(task.name)
     failed = [isinstance(answer, FailedAnswer) for answer in answers]
     texts = list(map(_find_text, answers))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from harness.models.chat_templates import chat_template_of, pads_pictures
 from harness.models.configuration import identity_of, only_files_of_earlier_digests
 from harness.models.fetch import SMALL, fetch
 from harness.models.file_digests import digest_of_files
+from harness.models.light_imports import light_imports
 from harness.models.place import check_place
 from harness.models.provenance import device_name, digest_of_model, environment
 from harness.models.spec import ModelSpec
@@ -91,6 +93,15 @@ def for_model(engine: EngineConfig, spec: ModelSpec) -> EngineConfig:
     return replace(engine, dtype=dtype, suffix=suffix, batch_size=batch_size)
 
 
+def _filling(adapter: Path | None) -> AbstractContextManager[None]:
+    """Inside, an adapter that leaves a place without a weight is a ModelError."""
+    if adapter is None:
+        return nullcontext()  # peft takes half a second to import
+    from trainers.training.adapters import filling_every_place
+
+    return filling_every_place(adapter)
+
+
 def load(
     spec: ModelSpec, engine: EngineConfig | None = None, *, hints: "TaskHints | None" = None, ledger: Path | None = None
 ) -> "LM":
@@ -114,15 +125,15 @@ def load(
         served = OpenAIVisionLM.of(spec, ledger=ledger, settings=settings, stage=stage, **more)
         served.pads = spec.pad_pictures
         return served
+    check_place(engine)
     import torch
 
-    from harness.engine.lm import SharedImageLM
-    from trainers.training.adapters import filling_every_place
-    from trainers.training.foreign_code import tell_unused_code
-    from trainers.training.read_base import reading
+    with light_imports(compiled=engine.compile):
+        from harness.engine.lm import SharedImageLM
+        from trainers.training.foreign_code import tell_unused_code
+        from trainers.training.read_base import reading
 
-    check_place(engine)
-    register()
+        register()
     spec = fetch(spec)
     engine, template = for_model(engine, spec), chat_template_of(spec, engine)
     check_switch(template, engine.thinking, spec.name)
@@ -137,7 +148,7 @@ def load(
     with (
         doing(f"loading the weights of {spec.name}"),
         reading(spec.name, str(spec.local_folder), remote_code=spec.remote_code),
-        filling_every_place(spec.adapter or ""),
+        _filling(spec.adapter),
     ):
         lm = SharedImageLM(str(spec.local_folder), engine, use_safetensors=True, **given)
     tell_unused_code(spec.local_folder, spec.name, spec.remote_code)

@@ -24,8 +24,8 @@ from harness.runs.watched_share import WatchedShare
 from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from tasks.data_folder import stored
-from tasks.judges.openai import OpenAIJudge
 from tasks.judges.protocol import Judge
+from tasks.judges.served_kind import asks_server
 from tasks.registry import TaskSpec
 from tasks.task_yaml import load_yaml
 from trainers.config.training import Training
@@ -279,7 +279,7 @@ def _cost_of_task(
     task: TaskSpec, judge: Judge | None, settings: EvalSettings, rate: Rate | None, *, read: bool | None
 ) -> TaskCost:
     """`read`: whether the data were just read; None: they can't be."""
-    asks = task.judged and isinstance(judge, OpenAIJudge)
+    asks = task.judged and asks_server(judge)
     is_here = read or task.data == "embedded" or (settings.data.get(task.name) or stored(task.name)) is not None
     is_here = (is_here or (asks and task.dataset == LOADER and is_cached(task))) and read is not None
     docs = None
@@ -290,7 +290,7 @@ def _cost_of_task(
     if questions is not None and settings.limit is not None:
         questions = min(questions, settings.limit)
     seconds = None if rate is None or questions is None else rate.seconds[task.name] * questions
-    if not asks or not isinstance(judge, OpenAIJudge):
+    if not asks or not asks_server(judge):
         return TaskCost(questions=questions, seconds=seconds)
     if docs is None:
         about = None if questions is None else guess(judge, task.name, questions * settings.judge_repeats)

@@ -66,7 +66,10 @@ def total(categories: Sequence[str]) -> Metric:
     names = tuple(categories)
 
     def counts(records: Sequence[Record]) -> list[int]:
-        return [count for name in names for count in _pair_counts([r for r in records if r["category"] == name])]
+        groups: dict[str, list[Record]] = {}
+        for record in records:
+            groups.setdefault(record["category"], []).append(record)
+        return [count for name in names for count in _pair_counts(groups.get(name, ()))]
 
     def value(sums: Array) -> Array:
         questions, right, pairs, both = np.moveaxis(sums.reshape(*sums.shape[:-1], len(names), 4), -1, 0)

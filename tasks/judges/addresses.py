@@ -15,7 +15,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from support.errors import NoKeyError, SettingError, first_line
 from support.secrets import HARMLESS, redact, remember, remember_address
@@ -192,6 +191,8 @@ def server_of(
 
 def proxy_of(url: str) -> str:
     """The proxy that calls of an address go through by the environment, without its password; empty for none."""
+    from urllib.request import getproxies, proxy_bypass
+
     address, found = urlsplit(url), getproxies()
     proxy, host = found.get(address.scheme) or found.get("all") or "", address.hostname or ""
     return "" if host in HERE or proxy_bypass(host) else proxy.rpartition("@")[2]

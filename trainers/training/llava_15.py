@@ -10,14 +10,14 @@ out of a picture's middle.
 
 import functools
 from pathlib import Path
-from typing import Any, Final
-
-from PIL.Image import Image
-from PIL.Image import new as new_image
+from typing import TYPE_CHECKING, Any, Final
 
 from support.bounded import call_bounded
 from support.errors import SettingError
 from support.parsing import parse_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SYSTEM: Final = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -96,12 +96,14 @@ def pad_pictures(processor: Any) -> None:
     processor.image_processor = LlavaImageProcessorPil(**kept, do_pad=True)
 
 
-def padded(image: Image) -> Image:
+def padded(image: "Image") -> "Image":
     """The same for a picture that is sent to a server, which resizes it."""
     if image.width == image.height:
         return image
+    from PIL.Image import new
+
     side = max(image.size)
-    square = new_image("RGB", (side, side), MEAN_COLOUR)
+    square = new("RGB", (side, side), MEAN_COLOUR)
     square.paste(image.convert("RGB"), ((side - image.width) // 2, (side - image.height) // 2))
     return square
 
