@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.engine.chat_template import check_switch
-from harness.engine.config import EngineConfig
+from harness.engine.config import SAMPLED_AT_ONCE, EngineConfig
 from harness.evaluation.protocol import OFFICIAL, as_asked, conversation_of
 from harness.models.chat_settings import OTHER_NAMES, served_settings
 from harness.models.chat_templates import chat_template_of
@@ -189,7 +189,7 @@ def facts_of(spec: ModelSpec) -> ModelFacts:
     known = ModelFacts(
         model=spec.name,
         where=place,
-        rows_at_once=spec.batch_size,
+        rows_at_once=spec.batch_size or SAMPLED_AT_ONCE,
         image_positions=spec.image_positions,
         weights=None if parameters is None else parameters * _bytes_computed(spec),
         parameters=parameters,

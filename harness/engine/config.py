@@ -20,6 +20,12 @@ from support.settings import converted, settings_of
 Level = Literal["prefix", "features", "answers"]
 Engine = Literal["own", "vllm", "sglang", "auto"]
 
+AUTO_BATCH_SIZE: Final = 64
+"""Questions decoded at once to begin with where the batch size is "auto"; halved when memory runs out."""
+
+SAMPLED_AT_ONCE: Final = 8
+"""Answers sampled at once where no batch size is given: what is sampled depends on it."""
+
 _NEED_PARALLELIZE: Final = ("max_memory_per_gpu", "max_cpu_memory", "offload_folder", "device_map")
 _NOT_BOTH: Final = (("load_in_4bit", "load_in_8bit"), ("image_string", "image_token_id"))
 _INERT: Final = (
@@ -85,7 +91,7 @@ class EngineConfig:
     device: str | None = field(default=None, metadata=_use(in_cache_key=False, loads=True))
     """Where the model runs: cuda, cuda:1, cpu; by default a GPU if there is one."""
     batch_size: int | str | None = field(default=None, metadata=_COSTS)
-    """Questions decoded at once; "auto": as many as memory holds."""
+    """Questions decoded at once; by default ("auto") as many as memory holds, at most 64."""
     suffix: str | None = field(default=None, metadata=_ELSEWHERE)
     """Text put after every question; recorded."""
     suffixes: Mapping[str, str] = field(default_factory=dict, metadata=_use(in_cache_key=False, recorded=False))

@@ -12,7 +12,7 @@ them as `mm_encoder_outputs`.
 
 import inspect
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,15 @@ from transformers.processing_utils import ProcessorMixin
 from harness.engine.cpu_kernels import FastOnCPU
 from harness.engine.feature_files import Encoded, FeatureFiles, FeatureForm
 from harness.engine.stage_timer import StageTimer
+from harness.engine.unread_layers import skip_unread_layers
 from support.errors import one_line
 from support.images import MAX_PIXELS
 
 NOT_SEPARABLE = {"fuyu": "its processor lays images out together with the text"}
 """Why images of some families can't be processed without the text, by model type."""
+
+VALUES_AT_ONCE = 1 << 22
+"""Numbers of processed images that a CPU encodes in one pass: what it computes in between stays in its caches."""
 
 
 def image_problem(image: Image) -> str | None:
@@ -104,6 +108,7 @@ class ImageEncoder:
         self._arrived: dict[str, Processed | str] = {}
         self.form: FeatureForm | None = None
         """None until an image has been encoded or read."""
+        skip_unread_layers(model)
         get_features = getattr(model.base_model, "get_image_features", None)
         self.takes = set(inspect.signature(get_features).parameters) if get_features is not None else set()
         """What the model's `get_image_features` takes; empty if it has none."""
@@ -156,7 +161,7 @@ class ImageEncoder:
             shape = tuple((name, tuple(part.shape)) for name, part in sorted(processed.tensors.items()))
             batches["grids" if "image_grid_thw" in processed.tensors else shape].append(digest)
         with self.clock("vision"):
-            for batch in batches.values():
+            for batch in (part for named in batches.values() for part in self._at_once(named, missing)):
                 for digest, encoded in zip(batch, self._encode([missing[digest] for digest in batch]), strict=True):
                     self.kept[digest] = encoded
                     if self.files is not None and self.form is not None:
@@ -171,6 +176,18 @@ class ImageEncoder:
         while used > self.max_bytes and len(self.kept) > 1:
             used -= self.kept.popitem(last=False)[1].nbytes
         return found
+
+    def _at_once(self, digests: list[str], processed: Mapping[str, Processed]) -> Iterator[list[str]]:
+        """Images that are encoded in one pass: at least one."""
+        part: list[str] = []
+        taken = 0
+        for digest in digests:
+            size = max(tensor.numel() for tensor in processed[digest].tensors.values())
+            if part and self.device.type == "cpu" and taken + size > VALUES_AT_ONCE:
+                yield part
+                part, taken = [], 0
+            part, taken = [*part, digest], taken + size
+        yield part
 
     def inputs(self, images: Sequence[Encoded]) -> dict[str, Any]:
         """Arguments of the forward pass for these images, in reading order over all rows."""

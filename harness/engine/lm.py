@@ -24,7 +24,7 @@ from transformers import AutoConfig
 
 from harness.engine import work_sharing
 from harness.engine.chat_template import PADDED, PICTURES, ChatTemplate, check_switch, check_template
-from harness.engine.config import EngineConfig
+from harness.engine.config import SAMPLED_AT_ONCE, EngineConfig
 from harness.engine.equivalence_check import check_equivalence
 from harness.engine.families import COUNTS_IMAGES, INTERLEAVED
 from harness.engine.family_prompts import obey_prompt
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BATCH_SIZE: Final = 8
-"""Questions decoded at once, unless a batch size is given."""
+TEXT_BATCH_SIZE: Final = 8
+"""Questions of text alone that lm-eval asks at once, unless a batch size is given."""
 
 
 class SharedImageLM(HFMultimodalLM):
@@ -91,9 +91,9 @@ class SharedImageLM(HFMultimodalLM):
         lm_eval |= engine.loading_arguments()
         if config.model_type in INTERLEAVED:
             lm_eval.setdefault("image_string", DEFAULT_IMAGE_PLACEHOLDER)  # it has no token that stands for an image
-        batch_size = None if engine.batch_size == "auto" else int(engine.batch_size or BATCH_SIZE)
+        batch_size = None if engine.batch_size in (None, "auto") else int(engine.batch_size)
         with as_single_process():  # lm-eval would divide questions between processes, not images
-            super().__init__(pretrained, batch_size=batch_size or BATCH_SIZE, **lm_eval)
+            super().__init__(pretrained, batch_size=batch_size or TEXT_BATCH_SIZE, **lm_eval)
         _check_pixels(self.pixels, self.processor, pretrained)
         self.padded = pad
         if pad:
@@ -149,7 +149,8 @@ class SharedImageLM(HFMultimodalLM):
             max_bytes=engine.kept_bytes,
             files=None if engine.features is None else FeatureFiles(engine.features, identity),
         )
-        self.runner = GroupRunner(self.hf, pad=self.tokenizer.pad_token_id or 0, device=self.device)
+        pad = self.tokenizer.pad_token_id or 0
+        self.runner = GroupRunner(self.hf, pad=pad, device=self.device, compiled=engine.compile)
         if (reason := self.encoder.why_not()) is not None:
             self.sharing.fall_back("answers", reason)
         elif (reason := self.runner.why_no_prefix()) is not None:
@@ -171,7 +172,9 @@ class SharedImageLM(HFMultimodalLM):
         )
         self.decoder = GreedyDecoder(self.runner, self.rules, clock=self.clock, counts=self.counts)
         self.scheduler = Scheduler(self.encoder, self.layout, self.decoder, self.sharing, batch_size=batch_size)
-        self.generation = TransformersGeneration(self.scheduler)
+        self.generation = TransformersGeneration(
+            self.scheduler, most=SAMPLED_AT_ONCE if engine.batch_size is None else None
+        )
 
     @property
     def images_encoded(self) -> int:

@@ -9,6 +9,7 @@ Rows are laid out [padded beginning][left-padded question][answer]; positions co
 included.
 """
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer
 
 from harness.engine.cpu_kernels import FastOnCPU
@@ -71,12 +73,25 @@ class _GrowingLayer(DynamicLayer):
         return self.length
 
 
+class _AllRead(Exception):
+    """The last layer's keys and values are there."""
+
+
+class _LastLayer(DynamicLayer):
+    """Ends the pass once it has its keys and values: what comes after them is for the logits alone."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Raises _AllRead."""
+        super().update(key_states, value_states)
+        raise _AllRead
+
+
 def select_rows(cache: DynamicCache, rows: Tensor, room: int) -> DynamicCache:
     """A new cache with these rows and `room` free positions; the old one stays as it is."""
     out = copy.copy(cache)
     out.layers = []
     for layer in cache.layers:
-        if isinstance(layer, _GrowingLayer) or type(layer) is DynamicLayer:
+        if type(layer) in (_GrowingLayer, _LastLayer, DynamicLayer):
             if not layer.is_initialized or layer.keys is None or layer.keys.numel() == 0:
                 out.layers.append(copy.copy(layer))
             else:
@@ -110,11 +125,37 @@ class State:
     """Of the next token [rows, vocabulary]."""
 
 
+def join(states: Sequence[State]) -> State:
+    """Several prefixes as one batch; the shorter ones are padded before them."""
+    if len(states) == 1:
+        return states[0]
+    longest = max(state.mask.shape[1] for state in states)
+
+    def pad(part: Tensor, dim: int) -> Tensor:
+        return functional.pad(part, (*[0] * (2 * (part.ndim - 1 - dim)), longest - part.shape[dim], 0))
+
+    cache = copy.copy(states[0].cache)
+    cache.layers = []
+    for layers in zip(*(state.cache.layers for state in states), strict=True):
+        joined = copy.copy(layers[0])
+        joined.keys, joined.values = (
+            torch.cat([pad(getattr(layer, name), 2) for layer in layers]) for name in ("keys", "values")
+        )
+        cache.layers.append(joined)
+    deltas = [state.delta for state in states if state.delta is not None]
+    return State(
+        cache=cache,
+        mask=torch.cat([pad(state.mask, 1) for state in states]),
+        delta=torch.cat(deltas) if deltas else None,
+        logits=torch.cat([state.logits for state in states]),
+    )
+
+
 class Runner:
     """A model's forward passes over prefixes, questions and single tokens."""
 
-    def __init__(self, model: Any, *, pad: int, device: torch.device) -> None:
-        self.model, self.pad, self.device = model, pad, device
+    def __init__(self, model: Any, *, pad: int, device: torch.device, compiled: bool = False) -> None:
+        self.model, self.pad, self.device, self.compiled = model, pad, device, compiled
         self.base = model.base_model
         self.text_config = model.config.get_text_config()
         takes = set(inspect.signature(model.forward).parameters)
@@ -143,6 +184,15 @@ class Runner:
             type(layer) not in (DynamicLayer, DummyLayer) for layer in DynamicCache(config=self.text_config).layers
         )
 
+    def bytes_per_position(self) -> int:
+        """Of keys and values of one token in all layers, about."""
+        config = self.text_config
+        try:
+            shared = config.num_attention_heads / config.num_key_value_heads
+        except (AttributeError, RuntimeError):  # it has none, or others in each layer
+            shared = 1
+        return int(2 * config.num_hidden_layers * config.hidden_size * self.model.dtype.itemsize / shared)
+
     def longest(self) -> int | None:
         """The longest prompt whose prefix keys don't depend on its length; None: any."""
         if self.model.config.model_type == "qwen":
@@ -158,9 +208,15 @@ class Runner:
         return torch.tensor([[fill] * (length - len(row)) + list(row) for row in rows], device=self.device)
 
     def prefill(
-        self, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None, inputs: dict[str, Any]
+        self,
+        rows: Sequence[Sequence[int]],
+        types: Sequence[Sequence[int]] | None,
+        inputs: dict[str, Any],
+        *,
+        last: bool = True,
     ) -> State:
-        """Forward pass over rows of ids; `types` marks image tokens (1), `inputs` holds the images."""
+        """Forward pass over rows of ids; `types` marks image tokens (1), `inputs` holds the images. Without `last` it
+        ends at the last layer's keys and values, and there are no logits."""
         ids, mask = self.padded(rows, self.pad), self.padded([[1] * len(row) for row in rows], 0)
         given = dict(inputs)
         if self.both_ways:
@@ -175,8 +231,12 @@ class Runner:
             )
             positions = torch.cat([positions[None], three.to(positions)])
         cache = DynamicCache(config=self.text_config)
-        logits = self.forward(ids, mask, positions, cache, **given)[:, -1]
-        return State(cache, mask, delta, logits)
+        if last or self.windowed or self.compiled:
+            return State(cache, mask, delta, self.forward(ids, mask, positions, cache, **given)[:, -1])
+        cache.layers[-1] = _LastLayer()
+        with contextlib.suppress(_AllRead):
+            self.forward(ids, mask, positions, cache, **given)
+        return State(cache, mask, delta, torch.empty(0, device=self.device))
 
     def fork(self, prefix: State, which: Sequence[int], suffixes: Sequence[Sequence[int]], room: int) -> State:
         """Continue prefixes: row i reads `suffixes[i]` (at least one id) after prefix `which[i]`."""

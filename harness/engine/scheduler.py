@@ -9,6 +9,7 @@ answered in one batch of work. Within it, prompts that are the same up to the en
 values of that beginning.
 """
 
+import os
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ from itertools import accumulate
 
 import torch
 
+from harness.engine.config import AUTO_BATCH_SIZE
 from harness.engine.feature_files import Encoded
 from harness.engine.greedy_decoding import GreedyDecoder
 from harness.engine.image_encoder import BadImage, ImageEncoder
 from harness.engine.jobs import Job, image_areas, size_problem
-from harness.engine.prefix_cache import State
+from harness.engine.prefix_cache import State, join
 from harness.engine.prompt_layout import BadPrompt, PromptLayout
 from harness.engine.question_groups import MOST_IN_A_ROW, Groups
 from harness.engine.sharing import Sharing
@@ -29,8 +31,13 @@ from tasks.answer import FailedAnswer
 MIN_SHARED_PREFIX = 16
 """Tokens a beginning must have to be computed by itself."""
 
-AUTO_BATCH_SIZE = 64
-"""Questions decoded at once to begin with where the batch size is "auto"; halved when memory runs out."""
+LONG_PROMPT = 2048
+"""Tokens of a prompt and its answer for which a CPU's memory must have room; there nothing tells that it runs out."""
+
+TOKENS_AT_ONCE = {"cpu": 3072}
+"""Tokens of beginnings that are read in one pass: what a CPU computes in between stays in its caches."""
+MOST_TOKENS_AT_ONCE = 32768
+"""The same on other devices, whose memory it would fill."""
 
 
 class Scheduler:
@@ -47,9 +54,15 @@ class Scheduler:
     ) -> None:
         self.encoder, self.layout, self.decoder, self.sharing = encoder, layout, decoder, sharing
         self.runner, self.rules, self.clock, self.counts = decoder.runner, decoder.rules, decoder.clock, decoder.counts
-        self.batch_size = batch_size or AUTO_BATCH_SIZE
-        """None: as many as memory holds."""
+        self.batch_size = batch_size or self._first_batch_size()
         self.may_shrink = batch_size is None
+
+    def _first_batch_size(self) -> int:
+        """Of "auto", before memory has run out: on a CPU as many as a quarter of the machine's has room for."""
+        if self.runner.device.type != "cpu":
+            return AUTO_BATCH_SIZE
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return max(1, min(AUTO_BATCH_SIZE, memory // 4 // (LONG_PROMPT * self.runner.bytes_per_position())))
 
     def answers(self, jobs: list[Job]) -> Iterator[tuple[Job, str]]:
         """Greedy answers, as they come; a FailedAnswer where an image or a prompt can't be used."""
@@ -78,7 +91,7 @@ class Scheduler:
                 answered.add(id(job))
                 yield job, text
         except torch.OutOfMemoryError:
-            if not self.shrink():
+            if not self.shrink(len(jobs)):
                 raise
         else:
             return
@@ -87,12 +100,12 @@ class Scheduler:
         for start in range(0, len(left), size):
             yield from self._run_batch_with_oom_backoff(left[start : start + size])
 
-    def shrink(self) -> bool:
-        """Half as many questions at a time from here on, since memory ran out; False if that must not be, or can't."""
-        if not self.may_shrink or self.batch_size <= 1:
+    def shrink(self, tried: int) -> bool:
+        """Half as many questions at a time as were tried, since memory ran out; False if that must not be, or can't."""
+        if not self.may_shrink or min(self.batch_size, tried) <= 1:
             return False
         torch.cuda.empty_cache()
-        self.batch_size //= 2
+        self.batch_size = min(self.batch_size, tried) // 2
         self.counts["out of memory"] += 1
         return True
 
@@ -159,12 +172,13 @@ class Scheduler:
             if several:
                 yield from self._fork_prefixes(several)
 
-    def prefill(self, jobs: list[Job], lengths: list[int]) -> State:
-        """Read the first tokens of each job, as many as `lengths` says, images among them."""
+    def prefill(self, jobs: list[Job], lengths: list[int], *, last: bool = True) -> State:
+        """Read the first tokens of each job, as many as `lengths` says, images among them; without `last` no logits are
+        computed, but what they alone need is spared."""
         pairs = list(zip(jobs, lengths, strict=True))
         types = [job.types[:length] for job, length in pairs if job.types is not None] or None
         inputs = self.encoder.inputs([image for job in jobs for image in job.encoded])
-        return self.runner.prefill([job.ids[:length] for job, length in pairs], types, inputs)
+        return self.runner.prefill([job.ids[:length] for job, length in pairs], types, inputs, last=last)
 
     def _read_prompts(self, jobs: list[Job]) -> tuple[State, list[Job]]:
         with self.clock("prefill"):
@@ -174,11 +188,24 @@ class Scheduler:
     def _fork_prefixes(self, groups: list[list[Job]]) -> Iterator[tuple[State | Groups, list[Job]]]:
         """Read the beginning of each group once, then what follows it in batches."""
         with self.clock("prefill"):
-            prefix = self.prefill([group[0] for group in groups], [group[0].shared_length for group in groups])
+            parts = self._at_once([group[0] for group in groups])
+            prefix = join([self.prefill(jobs, [job.shared_length for job in jobs], last=False) for jobs in parts])
         ask = self._ask_in_groups if self.runner.groups else self._ask_apart
         for state, jobs in ask(prefix, groups):
             self.counts["prefix shared"] += len(jobs)
             yield state, jobs
+
+    def _at_once(self, jobs: list[Job]) -> Iterator[list[Job]]:
+        """Jobs whose beginnings are read in one pass: at least one."""
+        most = TOKENS_AT_ONCE.get(self.runner.device.type, MOST_TOKENS_AT_ONCE)
+        part: list[Job] = []
+        for job in jobs:
+            longest = max(one.shared_length for one in [*part, job])
+            if part and longest * (len(part) + 1) > most:
+                yield part
+                part = []
+            part = [*part, job]
+        yield part
 
     def _ask_in_groups(self, prefix: State, groups: list[list[Job]]) -> Iterator[tuple[Groups, list[Job]]]:
         """Questions after each beginning, side by side."""

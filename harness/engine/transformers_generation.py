@@ -60,9 +60,10 @@ class _AnswerEnds(StoppingCriteria):
 
 
 class TransformersGeneration:
-    """Uses the scheduler's encoder, layout and rules."""
+    """Uses the scheduler's encoder, layout and rules, and its batch size, of which at most `most`."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, most: int | None = None) -> None:
+        self.most = most
         self.scheduler, self.layout, self.rules = scheduler, scheduler.layout, scheduler.rules
         self.runner, self.clock = scheduler.runner, scheduler.clock
 
@@ -76,11 +77,11 @@ class TransformersGeneration:
         """Jobs of the same settings in batches, each image encoded once."""
         jobs = sorted(jobs, key=lambda job: (len(job.context), job.digests))
         while jobs:
-            batch = jobs[: self.scheduler.batch_size]
+            batch = jobs[: min(self.scheduler.batch_size, self.most or len(jobs))]
             try:
                 answered = list(self._answer_batch(batch))
             except torch.OutOfMemoryError:
-                if not self.scheduler.shrink():
+                if not self.scheduler.shrink(len(batch)):
                     raise
                 continue
             yield from answered

@@ -60,8 +60,8 @@ class ModelSpec:
     """Whether the user allows the checkpoint's own code to run."""
     dtype: str = "auto"
     """What it computes in; "auto": what the weights are stored in, and on a GPU half precision in place of float32."""
-    batch_size: int = 8
-    """Questions decoded at once."""
+    batch_size: int | None = None
+    """Questions decoded at once; None: as many as memory holds."""
     chat_template: ChatTemplate | None = None
     """What its questions are put into; None: what its files say."""
     as_authors: bool = False
