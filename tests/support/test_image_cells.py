@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from support.image_cells import NONE, SEVERAL, UNREADABLE, bytes_in_text, picture_in_cell
+from support.image_cells import NONE, SEVERAL, UNREADABLE, bytes_in_text, is_image_text, picture_in_cell
+from support.image_formats import _STARTS, is_image
 from support.images import ImageRef
 
 
@@ -152,3 +153,36 @@ def test_a_short_text_is_bytes_only_where_it_begins_as_an_image(text: str) -> No
     except OSError:
         return
     assert data is None or "base64," in text or text.strip()[:5].lower() == "data:" or data[:2] != b"PK"
+
+
+BEGINNINGS = (*(start for start, _ in _STARTS), b"BM1234\0\0\0\0", b"RIFF1234WEBP", b"\0\0\0\x0cjP  ", b"1234ftyp")
+
+
+@given(
+    start=st.sampled_from(BEGINNINGS),
+    first=st.binary(min_size=4, max_size=4),
+    rest=st.binary(min_size=16, max_size=40),
+    encode=st.sampled_from((base64.b64encode, base64.urlsafe_b64encode)),
+    gap=st.integers(1, 80),
+)
+def test_an_image_in_base64_is_told_from_its_first_letters(
+    start: bytes, first: bytes, rest: bytes, encode: Any, gap: int
+) -> None:
+    """In either alphabet, with line breaks, with spaces in front; "1234" stands for any bytes."""
+    data = start.replace(b"1234", first) + rest
+    text = encode(data).decode()
+    assert is_image(data)
+    assert is_image_text(text)
+    assert is_image_text(" " * gap + "\n".join(text[i : i + gap] for i in range(0, len(text), gap)))
+    assert is_image_text(f"data:image/png;base64,{text}")
+
+
+@given(
+    st.text(max_size=80), st.sampled_from(("", "the image shows ", "data:,", "iVBORw0KGg", "/9j/", "Qk0 ", "x;base64,"))
+)
+def test_a_text_is_an_image_only_if_its_bytes_are(text: str, before: str) -> None:
+    whole = before + text
+    held = None
+    with suppress(OSError):
+        held = bytes_in_text(whole)
+    assert is_image_text(whole) == (held is not None and is_image(held))
