@@ -366,7 +366,9 @@ def place(case: str, bench: Bench, folder: Path) -> Path:
         common = folder / "train" / "common.sh"
         shutil.copy(CASES / "train" / "common.sh", common)
         common.chmod(0o755)
-        rewrite(common, {"tail -2 err.txt": "grep -v ^next: err.txt | tail -2"})  # the commands to go on with come last
+        # What trains, where it went and the commands to go on with come last.
+        told = "{ grep 'score by the reference' err.txt | tail -1; grep -Ev '^(next: |results: )' err.txt | tail -2; }"
+        rewrite(common, {"tail -2 err.txt": told})
     for path in (folder, *folder.rglob("*")):
         path.chmod(path.stat().st_mode | 0o200)
     rewrite(folder / case / "run.sh", OLD_NAMES)

@@ -138,7 +138,9 @@ VL_ROWS = [
 
 @pytest.mark.parametrize("with_folders", (True, False))
 @pytest.mark.parametrize("as_text", (True, False))
-def test_vl_rewardbench_is_read_from_the_authors_table(tmp_path: Path, with_folders: bool, as_text: bool) -> None:
+def test_vl_rewardbench_is_read_from_the_authors_table(
+    tmp_path: Path, with_folders: bool, as_text: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = []
     for number, (id, image, ranking, _) in enumerate(VL_ROWS):
         name = image if with_folders else f"{number}.png"
@@ -157,6 +159,13 @@ def test_vl_rewardbench_is_read_from_the_authors_table(tmp_path: Path, with_fold
     assert len({pair.image for pair in pairs}) == 4
     with pytest.raises(BenchmarkDataError, match="4 rows, the benchmark 1250"):
         vlrb.read({"vl_rewardbench": str(file)}, False)
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "home"))
+    stored = tmp_path / "home" / "vl_rewardbench"
+    names = [path for path in tmp_path.iterdir() if path != stored.parent]
+    stored.mkdir(parents=True)
+    for path in names:
+        path.rename(stored / path.name)
+    assert vlrb.read({}, True) == pairs
 
 
 def png(shade: int) -> bytes:
