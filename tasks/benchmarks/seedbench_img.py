@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from support.errors import AnswerFileError
+from support.errors import AnswerFileError, BenchmarkDataError
 from tasks.answer import FailedAnswer
 from tasks.answer_files import (
     ANSWER_FIELDS,
@@ -79,6 +79,8 @@ METRICS: Final = ("accuracy", *DIMENSIONS.values(), "answer_length")
 def docs(dataset: "Dataset") -> "Dataset":
     """The rows about images, with their question's id."""
     kept = dataset.filter(lambda kind: kind == "image", input_columns="data_type")
+    if not len(kept):
+        raise BenchmarkDataError(f"seedbench_img: none of {len(dataset)} rows is about an image (data_type)")
     return kept.add_column("id", [str(number) for number in kept["question_id"]])
 
 

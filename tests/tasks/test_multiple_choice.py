@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.errors import AnswerFileError
+from support.errors import AnswerFileError, BenchmarkDataError
 from tasks.benchmarks import mmbench, scienceqa_img, seedbench_img
 from tests.tasks.conftest import score
 from tests.tasks.conftest import write_lines as write
+from tests.tasks.table_rows import ROWS, load_table
 
 OPTIONS = {"A": "a cat", "B": "a dog", "C": "two dogs", "D": "None of the above"}
 
@@ -129,6 +130,12 @@ def test_an_mmbench_table_may_be_tab_separated(tmp_path: Path) -> None:
 @given(st.text())
 def test_seedbench_reads_only_the_bare_letter(text: str) -> None:
     assert seedbench_img.parse(text) == (text if text in ("A", "B", "C", "D") else None)
+
+
+def test_seedbench_of_videos_alone_is_refused(tmp_path: Path) -> None:
+    found = load_table("seedbench_img", [{**ROWS["seedbench_img"], "data_type": "video"}], tmp_path)
+    with pytest.raises(BenchmarkDataError, match="none of 1 rows is about an image"):
+        seedbench_img.docs(found)
 
 
 def test_seedbench_counts_questions_on_images_by_dimension(tmp_path: Path) -> None:
