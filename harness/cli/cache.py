@@ -36,6 +36,7 @@ def cache_command(context: typer.Context, runs: Runs = RUNS, as_json: Json = Fal
         return OK
     from harness.models.kept_on_disk import find_kept
 
+    _check_runs(runs)
     kept = find_kept(runs)
     if as_json:
         print(json.dumps({"kept": [_facts_of(one) for one in kept]}))
@@ -65,6 +66,7 @@ def cache_prune_command(
     from harness.models.disk_use import describe_size
     from harness.models.kept_on_disk import KINDS, REPLIES, find_kept, holder_of, remove
 
+    _check_runs(runs)
     wanted = split_names(kinds)
     for name in wanted:
         if name not in KINDS:
@@ -93,6 +95,13 @@ def cache_prune_command(
             remove(one)
             print(f"removed {one.path}")
     return say(told, FAILED) if told else OK
+
+
+def _check_runs(runs: Path) -> None:
+    """UsageError for a --runs that is no folder; the usual one may not be there yet."""
+    if not runs.is_dir() and (runs.exists() or runs != RUNS):
+        what = f"{str(runs)!r} is a file" if runs.is_file() else f"no folder {str(runs)!r}"
+        raise UsageError(f"--runs: {what}; give a folder with runs")
 
 
 def _is_agreed(question: str) -> bool:

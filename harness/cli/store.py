@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from support.errors import FAILED, OK
+from support.errors import FAILED, OK, UsageError
 from support.sqlite import Schema, Store, count_rows, find_damage, identify, rescue
 
 store_app = typer.Typer(no_args_is_help=True, help="Check, upgrade or rescue ledgers, stores of answers, fingerprints.")
@@ -18,7 +18,7 @@ def check_stores(files: Files) -> int:
     """Tell what files hold and whether they are whole; exit 1 if one is not."""
     code = OK
     for file in files:
-        schema = identify(file, _list_schemas())
+        schema = _identify(file)
         damage = find_damage(file)
         if damage:
             code = FAILED
@@ -32,7 +32,7 @@ def check_stores(files: Files) -> int:
 def upgrade_stores(files: Files) -> None:
     """Give files of earlier versions what this one adds; nothing in them is lost, and earlier versions read them on."""
     for file in files:
-        schema = identify(file, _list_schemas())
+        schema = _identify(file)
         with Store(file, schema) as store:
             done = ", ".join(store.added) or "nothing to do"
         print(f"{file}: {schema.what}: {done}")
@@ -44,8 +44,17 @@ def rescue_store(
     new: Annotated[Path, typer.Argument(help="The file to write; must not be there.")],
 ) -> None:
     """Copy what can be read of a damaged file into a new one."""
-    schema = identify(file, _list_schemas())
+    schema = _identify(file)
     print(f"{new}: {schema.what}: {_describe(rescue(file, new, schema))}")
+
+
+def _identify(file: Path) -> Schema:
+    """Whose file it is; UsageError where there is none, StoreError for another program's."""
+    if not file.exists():
+        raise UsageError(
+            f"{file}: no such file; ledgers and stores of answers are in runs/ unless a command names others"
+        )
+    return identify(file, _list_schemas())
 
 
 def _describe(rows: dict[str, int]) -> str:

@@ -91,6 +91,15 @@ def test_nothing_goes_where_nobody_can_be_asked(capsys: pytest.CaptureFixture[st
     assert ANSWERS.is_file()
 
 
+@pytest.mark.parametrize("words", (["cache"], ["cache", "prune", "answers"]), ids=" ".join)
+def test_stores_are_looked_for_in_a_folder(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*words, "--runs", "runs/notes.sqlite"]) == 2
+    assert "--runs: 'runs/notes.sqlite' is a file; give a folder" in capsys.readouterr().err
+    assert run([*words, "--runs", "nowhere"]) == 2
+    assert run(["store", "check", "nowhere.sqlite"]) == 2
+    assert "nowhere.sqlite: no such file; ledgers" in capsys.readouterr().err
+
+
 def test_what_was_used_lately_stays() -> None:
     assert run(["cache", "prune", "answers", "--yes", "--older-than", "30"]) == 0
     assert ANSWERS.is_file()
