@@ -1,6 +1,7 @@
 """What all tests share: the level, Holm's adjustment, tails, and how much a judge's repeated calls vary."""
 
 import math
+import sys
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Final
@@ -52,7 +53,7 @@ def sum_tail(size: float, normal: float, student: float, freedom: float) -> floa
 
 def least_p(apart: int) -> float:
     """The smallest mid-p of a two-sided test by swaps if two models differ on `apart` images: two swaps of 2^apart."""
-    return 2.0**-apart
+    return max(2.0**-apart, sys.float_info.min)
 
 
 def judge_spread(scores: Sequence[Array]) -> tuple[float, float]:

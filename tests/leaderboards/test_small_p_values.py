@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leaderboards.statistics.resampling import Counted, swapped
+from leaderboards.statistics import resampling
+from leaderboards.statistics.resampling import Counted, bootstrap, swapped
 from leaderboards.statistics.significance import least_p
 from leaderboards.statistics.verdict import compare, matched, verdicts
 from tasks.metric import mean_of, ratio_of
@@ -89,3 +90,16 @@ def test_small_p_values_are_as_rare_as_they_say_however_rare_and_skewed_the_even
     assert sum(p <= 0.05 for p in found) <= 175
     assert sum(p <= 0.001 for p in found) <= 8
     assert sum(p <= 0.0001 for p in found) <= 1
+
+
+def test_no_p_is_0_however_many_images_differ() -> None:
+    assert 0 < least_p(5000) < 1e-300
+
+
+def test_how_many_resamples_are_counted_at_once_changes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = np.random.default_rng(1).integers(0, 5, (900, 2)).astype(float)
+    parts, metric = np.repeat([0, 1], 450), mean_of("x")
+    scores = [bootstrap([counts], parts, metric, resamples=300, seed=0)]
+    monkeypatch.setattr(resampling, "_FEW", 50)
+    scores.append(bootstrap([counts], parts, metric, resamples=300, seed=0))
+    assert scores[0].tolist() == scores[1].tolist()
