@@ -3,8 +3,9 @@
     client = EngineClient("vllm", ["http://127.0.0.1:8000"], "llava", at_once=64)
     for place, reply in client.ask(questions): ...      # a FailedAnswer where the server refused the question
 
-Questions about one picture go to one server, which keeps its features and the beginning of its prompts. A picture is
-written once, and left out where its server has it already. A server that does not answer is tried a few times; then the
+Questions about one picture go to one server, which keeps its features and the beginning of its prompts: the first one
+brings the picture, and the others come once it is answered, without the picture. Few pictures are in work at a time. A
+server that does not answer is tried a few times; then the
 run ends with a ServerError.
 """
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = 64
 """Questions in work at a server, unless a batch size is given; enough for it to fill its batches."""
+OPEN_IMAGES: Final = 8
+"""Pictures of several questions in work at a server at a time."""
 PATIENCE: Final = 1800.0
 """Seconds for one answer, with the time that it waits for others."""
 TRIES: Final = 3
@@ -39,7 +42,7 @@ MOST_REFUSED: Final = 3
 """So many refusals, and no reply: the server refuses all questions, and the run ends."""
 _REFUSED: Final = (400, 413, 422)
 """Statuses that say that this question can't be answered."""
-_MOST_PICTURES: Final = 8
+_MOST_PICTURES: Final = 2 * OPEN_IMAGES
 """Pictures that are kept as they are sent."""
 
 
@@ -99,16 +102,21 @@ class EngineClient:
         named = hashlib.sha256("".join(question.digests).encode()).digest()
         return int.from_bytes(named[:8], "big") % len(self.servers)
 
-    async def _ask_all(self, questions: Sequence[Question], replies: Any, over: threading.Event) -> None:
-        waiting: list[deque[int]] = [deque() for _ in self.servers]
+    def turns_of(self, questions: Sequence[Question]) -> list["Turns"]:
+        """In which order each server is asked."""
+        turns = [Turns() for _ in self.servers]
         for place, question in enumerate(questions):
-            waiting[self.server_of(question)].append(place)
+            turns[self.server_of(question)].add(question.digests, place)
+        return turns
+
+    async def _ask_all(self, questions: Sequence[Question], replies: Any, over: threading.Event) -> None:
+        turns = self.turns_of(questions)
         async with LimitedClient(timeout=PATIENCE, largest=LARGEST_REPLY, trust_env=False) as http:
 
             async def take(server: int) -> None:
-                while waiting[server] and not over.is_set():
-                    place = waiting[server].popleft()
+                while not over.is_set() and (place := await turns[server].next()) is not None:
                     replies.put((place, await self._ask(http, server, questions[place])))
+                    await turns[server].note(place)
 
             work = asyncio.gather(*(take(server) for server in range(len(self.servers)) for _ in range(self.at_once)))
             watch = asyncio.create_task(_cancel_when(over, work))
@@ -170,6 +178,57 @@ class EngineClient:
         while len(self._written) > _MOST_PICTURES * len(self.servers):
             self._written.popitem(last=False)
         return self._written[digest]
+
+
+class Turns:
+    """Which question a server is asked next: those about a picture come once the first of them is answered, so that the
+    server has the picture, and few pictures are in work at a time, as many as it keeps features of."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.groups: dict[tuple[str, ...], deque[int]] = {}
+        """What was not asked yet, by pictures."""
+        self.ready: deque[int] = deque()
+        self.first: dict[int, deque[int]] = {}
+        """The first question about a picture, in work -> the others."""
+        self.left: dict[int, list[int]] = {}
+        """Question -> how many about its picture have no answer yet."""
+        self.changed = asyncio.Condition()
+
+    def add(self, digests: tuple[str, ...], place: int) -> None:
+        """One more question, at the end."""
+        self.groups.setdefault(digests, deque()).append(place)
+
+    async def next(self) -> int | None:
+        """The question whose turn it is; None after the last one."""
+        async with self.changed:
+            while not self.ready and (self.groups or self.open):
+                digests = next(iter(self.groups), None)
+                if digests is not None and (len(self.groups[digests]) == 1 or self.open < OPEN_IMAGES):
+                    self._begin(self.groups.pop(digests), gated=bool(digests))
+                else:
+                    await self.changed.wait()
+            return self.ready.popleft() if self.ready else None
+
+    def _begin(self, group: deque[int], *, gated: bool) -> None:
+        if not gated or len(group) == 1:
+            self.ready.extend(group)
+            return
+        self.open += 1
+        left = [len(group)]
+        self.left |= {place: left for place in group}  # noqa: C420
+        first = group.popleft()
+        self.ready.append(first)
+        self.first[first] = group
+
+    async def note(self, place: int) -> None:
+        """It has an answer."""
+        async with self.changed:
+            self.ready.extend(self.first.pop(place, ()))
+            if (left := self.left.pop(place, None)) is not None:
+                left[0] -= 1
+                self.open -= left[0] == 0
+            self.changed.notify_all()
 
 
 async def _cancel_when(over: threading.Event, work: "asyncio.Future[Any]") -> None:

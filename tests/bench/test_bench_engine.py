@@ -128,8 +128,8 @@ def _write(config: Any, folder: Path, tiny: Path, changes: dict[str, dict[str, A
 ONE: dict[str, Any] = {"use_cache": True, "logits_to_keep": 1}
 
 
-def requests(lm: Any) -> list[Any]:
-    """All questions, each image an object of its own run."""
+def requests(lm: Any, images: int = 10) -> list[Any]:
+    """All questions about so many images, each image an object of its own run."""
     from lm_eval.api.instance import Instance
 
     settings = {"until": [], "max_gen_toks": NEW_TOKENS, "do_sample": False}
@@ -142,7 +142,7 @@ def requests(lm: Any) -> list[Any]:
             idx=0,
             metadata=("mme", at, 1),
         )
-        for at in range(10)
+        for at in range(images)
         for shown in [image(at)]
         for prompt in prompts
     ]

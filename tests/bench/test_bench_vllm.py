@@ -1,9 +1,9 @@
 """What our plan saves in front of vLLM: `--engine vllm` against the same server fed question by question, as a table
 lists them.
 
-The 60 yes/no questions about 10 images of `test_bench_engine`, on its LLaVA-shaped checkpoint in float32, by the vLLM
-of `make vllm` (or VLLM_BIN) on one thread; without one it is skipped. CPU seconds of the server with all its processes
-and of its client, in turns; every turn begins with empty caches.
+The six yes/no questions of `test_bench_engine` about each of 20 images, on its LLaVA-shaped checkpoint in float32, by
+the vLLM of `make vllm` (or VLLM_BIN) on one thread; without one it is skipped. CPU seconds of the server with all its
+processes and of its client, 64 questions at once, in turns; every turn begins with empty caches.
 """
 
 import json
@@ -11,7 +11,7 @@ import os
 import statistics
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 
 from tests.bench.test_bench_engine import NEW_TOKENS, QUESTIONS, llava, one_thread, requests
 
-TURNS = 5
+TURNS, IMAGES = 5, 20
 AT_LEAST = 1.8
 CPU = {
     **{"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"},
@@ -64,9 +64,8 @@ def test_bench_vllm(
     from harness.engine.jobs import Hints
     from harness.models.load import register
     from harness.models.spec import find
-    from harness.serving.engine_client import EngineClient
+    from harness.serving.engine_client import EngineClient, Turns
     from harness.serving.engine_host import EngineHost
-    from harness.serving.engine_requests import Vllm
     from harness.serving.settings import ServerSettings
     from support.errors import ServerError
     from tasks.early_exit import Reads
@@ -83,45 +82,45 @@ def test_bench_vllm(
     engine = EngineConfig(engine="vllm", dtype="float32", engine_set={"enforce-eager": "true", "block-size": "32"})
     host = EngineHost(tmp_path / "servers")
 
-    class Always(Vllm):
-        """Sends each picture with each question, as other clients do."""
+    class Listed(EngineClient):
+        """Asks in the order that is given, and sends each picture with each question, as other clients do."""
 
-        misses = ""
+        def turns_of(self, questions: Sequence[Any]) -> list[Turns]:
+            turns = Turns()
+            turns.ready.extend(range(len(questions)))
+            return [turns]
 
-    def client_of(lm: Any) -> EngineClient:
-        return EngineClient("vllm", lm.client.servers, lm.client.model, at_once=64)
-
-    def planned(lm: Any) -> list[str]:
-        lm.client, lm.hints = client_of(lm), {"mme": early}
-        answers: list[str] = lm.generate_until(requests(lm), disable_tqdm=True)
+    def planned(lm: Any, images: int) -> list[str]:
+        lm.client, lm.hints = EngineClient("vllm", lm.client.servers, lm.client.model, at_once=64), {"mme": early}
+        answers: list[str] = lm.generate_until(requests(lm, images), disable_tqdm=True)
         return answers
 
-    def as_listed(lm: Any) -> list[str]:
+    def as_listed(lm: Any, images: int) -> list[str]:
         """The same requests, question after question over all images, in full."""
-        lm.hints, client = {}, client_of(lm)
-        client.protocol = Always()
-        jobs = lm.jobs_of(requests(lm))
+        lm.hints, client = {}, Listed("vllm", lm.client.servers, lm.client.model, at_once=64)
+        client.protocol.misses = ""
+        jobs = lm.jobs_of(requests(lm, images))
         order = [at for question in range(len(QUESTIONS)) for at in range(question, len(jobs), len(QUESTIONS))]
-        asked = [lm._shorten(jobs[at], lm._question(jobs[at])) for at in order]
+        asked = [lm._question(jobs[at]) for at in order]
         texts = {order[place]: lm._read(jobs[order[place]], reply, is_full=True) for place, reply in client.ask(asked)}
         return [str(texts[at]) for at in range(len(jobs))]
 
-    def turn(side: Any, lm: Any) -> tuple[list[str], dict[str, float]]:
+    def turn(side: Any, lm: Any, images: int) -> tuple[list[str], dict[str, float]]:
         for name in RESETS:
             urllib.request.urlopen(urllib.request.Request(f"{lm.client.servers[0]}/{name}", method="POST")).read()
         before = cpu_seconds()
-        answers = side(lm)
+        answers = side(lm, images)
         return answers, {name: value - before[name] for name, value in cpu_seconds().items()}
 
     def measure() -> tuple[list[str], list[str], dict[str, list[dict[str, float]]]]:
         lm = host.load(replace(find(str(tmp_path / "model")), dtype="float32"), engine)
         spent: dict[str, list[dict[str, float]]] = {"plan": [], "listed": []}
-        for number in range(TURNS + 1):
-            ours, took = turn(planned, lm)
-            theirs, took_listed = turn(as_listed, lm)
-            if number:  # the first is a warm-up
-                spent["plan"].append(took)
-                spent["listed"].append(took_listed)
+        turn(planned, lm, 2)  # a warm-up
+        for _ in range(TURNS):
+            ours, took = turn(planned, lm, IMAGES)
+            theirs, took_listed = turn(as_listed, lm, IMAGES)
+            spent["plan"].append(took)
+            spent["listed"].append(took_listed)
         return ours, theirs, spent
 
     try:
@@ -138,7 +137,8 @@ def test_bench_vllm(
     figures.update({f"engine.llava.vs_vllm.{name}": value for name, value in found.items()})
     figures["engine.llava.vs_vllm.equal_answers"] = sum(equal) / len(equal)
     with capsys.disabled():
-        print(f"\nvLLM, 60 questions on 10 images, at most {NEW_TOKENS} tokens, CPU seconds of {TURNS} turns:")
+        asked = f"{len(ours)} questions on {IMAGES} images, at most {NEW_TOKENS} tokens"
+        print(f"\nvLLM, {asked}, CPU seconds of {TURNS} turns:")
         for side, turns in spent.items():
             parts = [f"{name} {json.dumps([round(each[name], 2) for each in turns])}" for name in ("server", "client")]
             print(f"  {side}: {', '.join(parts)}")
