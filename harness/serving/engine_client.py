@@ -25,6 +25,7 @@ from tasks.answer import FailedAnswer
 from tasks.judges.bodies import read_json
 from tasks.judges.chat_client import run_in_thread
 from tasks.judges.http_client import LARGEST_REPLY, LimitedClient
+from trainers.training.llava_15 import padded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -135,7 +136,11 @@ class EngineClient:
         why, known = "", self.protocol.misses != "" and all(each in self._there[server] for each in question.digests)
         tries = 0
         while tries < TRIES:
-            body = self.protocol.body(question, self.model, self._parts(question, known))
+            try:
+                parts = self._parts(question, known)
+            except (OSError, SyntaxError, ValueError) as error:
+                return FailedAnswer(f"image can't be read: {error}")
+            body = self.protocol.body(question, self.model, parts)
             try:
                 answer = await http.post(url, content=body, headers={"content-type": "application/json"})
             except httpx2.HTTPError as error:
@@ -167,13 +172,14 @@ class EngineClient:
     def _parts(self, question: Question, known: bool) -> list[bytes]:
         """The pictures of a question as they are sent."""
         pairs = zip(question.digests, question.pictures, strict=True)
-        return [self._part(digest, None if known else image) for digest, image in pairs]
+        if known:
+            return [self.protocol.part(digest, None, self.adapted) for digest in question.digests]
+        return [self._write(digest, image, question.pads) for digest, image in pairs]
 
-    def _part(self, digest: str, image: "Image | None") -> bytes:
-        if image is None:
-            return self.protocol.part(digest, None, self.adapted)
+    def _write(self, digest: str, image: "Image", pads: bool) -> bytes:
         if digest not in self._written:
-            self._written[digest] = self.protocol.part(digest, image, self.adapted)
+            shown = padded(image) if pads else image
+            self._written[digest] = self.protocol.part(digest, shown, self.adapted)
         self._written.move_to_end(digest)
         while len(self._written) > _MOST_PICTURES * len(self.servers):
             self._written.popitem(last=False)

@@ -14,7 +14,6 @@ with the processor's.
 import hashlib
 import json
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -35,7 +34,6 @@ from harness.serving.engine_requests import Question, Reply
 from support.errors import ModelError, SettingError
 from support.processes import world_size
 from tasks.answer import Answer, FailedAnswer
-from trainers.training.llava_15 import padded
 
 SHARED = "answers, image features, prefix"
 
@@ -77,19 +75,24 @@ class EngineLM(SharedImageLM):
         return super().generate_until(requests, disable_tqdm)
 
     def _ask_model(self, jobs: list[Job]) -> Iterator[tuple[Job, str]]:
-        questions: list[tuple[Job, Question]] = []
-        for job in _by_image(jobs):
+        readable: list[Job] = []
+        for job in jobs:
             if why := size_problem(job.images):
                 yield job, FailedAnswer(why)
             else:
-                questions.append((job, self._question(job)))
-        early = [(job, self._shorten(job, question)) for job, question in questions]
+                readable.append(job)
+        full = {id(job): self._question(job) for job in readable}
+        # The others about a picture wait for the first one: it is the shortest.
+        early = sorted(
+            ((job, self._shorten(job, full[id(job)])) for job in readable),
+            key=lambda asked: (asked[1].decoding.max_tokens or 0, asked[0].context),
+        )
         again: list[tuple[Job, Question]] = []
         for place, reply in self._ask(early):
-            job, question = questions[place]
-            answer = self._read(job, reply, is_full=early[place][1] is question)
+            job, question = early[place]
+            answer = self._read(job, reply, is_full=question is full[id(job)])
             if answer is None:
-                again.append((job, question))
+                again.append((job, full[id(job)]))
             else:
                 yield job, answer
         for place, reply in self._ask(again):
@@ -118,7 +121,8 @@ class EngineLM(SharedImageLM):
         return Question(
             prompt=text,
             digests=job.digests,
-            pictures=[padded(image) for image in job.images] if self.padded else job.images,
+            pictures=job.images,
+            pads=self.padded,
             adds_tokens=self.layout.adds_special_tokens(text, job.templated),
             decoding=replace(decoding, max_tokens=self.rules.most_tokens(job)),
             stops=() if self._may_think(job) else self._stops(job),  # within a thought they end nothing
@@ -184,14 +188,6 @@ _OURS = (
     *("min_pixels", "max_pixels", "interleave", "image_string", "image_token_id"),
 )
 """Settings that act here, before a question is sent and after it is answered."""
-
-
-def _by_image(jobs: Sequence[Job]) -> list[Job]:
-    """All questions about an image one after the other, those that begin alike together."""
-    groups: defaultdict[tuple[str, ...], list[Job]] = defaultdict(list)
-    for job in jobs:
-        groups[job.digests].append(job)
-    return [job for group in groups.values() for job in sorted(group, key=lambda job: job.context)]
 
 
 def _seed_of(job: Job) -> int:

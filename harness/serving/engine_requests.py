@@ -39,6 +39,8 @@ class Question:
     digests: tuple[str, ...]
     """Of its pictures."""
     pictures: Sequence[Image]
+    pads: bool
+    """Whether they are padded to a square before they are sent."""
     adds_tokens: bool
     """Whether the tokenizer's own first token goes before the prompt."""
     decoding: Decoding

@@ -157,6 +157,11 @@ def test_a_refused_question_fails_alone_and_a_server_that_is_gone_ends_the_run(
         assert isinstance(refused, FailedAnswer)
         assert "maximum context length is 8 tokens" in refused.error
         assert answered == own.generate_until(asked[1:], disable_tqdm=True)[0]
+        torn = image_of("test/pope/7").copy()
+        monkeypatch.setattr(torn, "convert", lambda mode: Path("/no/such/picture").read_bytes())
+        (failed,) = lm.generate_until([instance(asked[1].args[0], [torn], task="torn")], disable_tqdm=True)
+        assert isinstance(failed, FailedAnswer)
+        assert "image can't be read" in failed.error
         server.refuses = "is there"
         with pytest.raises(ServerError, match="refuses every question: 400: This model's maximum"):
             lm.generate_until(ask(lm, *[([picture], f"is there {n}?") for n in range(5)]), disable_tqdm=True)
@@ -250,8 +255,8 @@ def test_the_command_has_the_models_needs_and_the_users_flags(tmp_path: Path) ->
 def test_sglang_is_asked_by_its_own_generate() -> None:
     protocol, decoding = protocol_of("sglang"), Decoding(temperature=0.5, max_tokens=7, seed=3)
     question = Question(
-        prompt="<image>so?", digests=("d",), pictures=[image_of("test/pope/3")], adds_tokens=False, decoding=decoding,
-        stops=("\n",), ends=(2,), choices=(5, 9),
+        prompt="<image>so?", digests=("d",), pictures=[image_of("test/pope/3")], pads=False, adds_tokens=False,
+        decoding=decoding, stops=("\n",), ends=(2,), choices=(5, 9),
     )  # fmt: skip
     body = json.loads(protocol.body(question, "m", [protocol.part("d", question.pictures[0], "")]))
     assert body["text"] == "<image>so?"
