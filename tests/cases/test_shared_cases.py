@@ -175,7 +175,7 @@ SAYS: dict[str, tuple[str, ...]] = {
         *(r"eval base rc=0", r"60 of 60 failed: [^\n]*not finite", r"eval nanmodel rc=4"),
         *(r"Gate failed", r"gate rc=[13]"),
     ),
-    "adversary/02-clock-ahead": (value("ck", 0), value("ck", 12.5), r"rc=0"),
+    "adversary/02-clock-ahead": (value("ck", 2.5), value("ck", 20), r"rc=0"),
     "adversary/03-adapter-config-stale": (3 * (r"40 questions, 40 answered by the model",)),
     "adversary/04-url-credentials-on-board": (r"answers of openai:cand: 3/3", r"page: p.html"),
     "adversary/05-adapter-base-openai": (r"harness: lora: its base 'openai:[^\n]*\nrc=[12]\n",),
@@ -185,7 +185,7 @@ SAYS: dict[str, tuple[str, ...]] = {
     ),
     "adversary/08-budget-ignored-without-usage": (r"is spent", r"\| mmhal +\| +gpt-4o-2024-11-20 \| +[1-4]?\d \|"),
     "adversary/09-unread-ratings-rc0": (r"no rating that could be read", r"rc=4\n"),
-    "adversary/21-dev-zero-image": (r"harness: [^\n]*'/dev/zero'[^\n]*path outside the folder", r"rc=4\n"),
+    "adversary/21-dev-zero-image": (r"warning: [^\n]*'/dev/zero'[^\n]*path outside the folder", r"rc=2\n"),
 }
 """Regular expressions for each case, found one behind the other."""
 
