@@ -334,7 +334,8 @@ def _score_each(
     from harness.evaluation.find_boards import tell_reruns
     from support.stages import Stages
 
-    allow_light_imports()
+    if all(spec.adapter is None for _, spec in models):  # peft needs more
+        allow_light_imports()
     tasks = {task.name for task in scorer.tasks}
     scored: dict[Key, Entry] = {}
     for name, spec in models:
