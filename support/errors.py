@@ -10,6 +10,7 @@
     │   ├── NoJudgeError         2   a judge is needed and none was given
     │   ├── RecipeError          2   a recipe, or a key in it
     │   ├── DataError            2   instructions, preference data, images: files and their rows
+    │   ├── TaskError            2   a task's YAML or module is wrong
     │   ├── AnswerFileError      2   answers made elsewhere, or their references
     │   ├── TrainingError        2   a model, a loss and data that don't go together
     │   ├── ClusterError         2   processes or a Slurm job that can't be had as asked for
@@ -19,7 +20,6 @@
     │   └── MissingWeights       2   a known model whose weights are not here
     └── RunError                 1   work that could not be done; the same command tries again
         ├── BenchmarkDataError   1   a benchmark's documents can't be had, or are not what they must be
-        ├── TaskError            1   a task's YAML or module is wrong
         ├── ModelError           1   a model that is there and can't be loaded
         ├── DownloadError        1   a file that does not come from its address
         ├── ServerError          1   a server that does not start, or does not answer
@@ -135,6 +135,10 @@ class DataError(InputError):
     """Instructions, preference data or images can't be read, or are not what they must be."""
 
 
+class TaskError(InputError):
+    """A task's YAML or module is wrong; the message names file and field."""
+
+
 class AnswerFileError(InputError):
     """A file or folder of answers or references is not as the benchmark's script wants it."""
 
@@ -169,10 +173,6 @@ class RunError(HarnessError, RuntimeError):
 
 class BenchmarkDataError(RunError, ValueError):
     """A benchmark's documents can't be had, or are not what they must be."""
-
-
-class TaskError(RunError, ValueError):
-    """A task's YAML or module is wrong; the message names file and field."""
 
 
 class ModelError(RunError):

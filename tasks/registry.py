@@ -9,24 +9,21 @@ listing needs neither torch nor lm_eval. A YAML with neither `task` nor `group` 
 says so by a name that starts with "_".
 """
 
-import importlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from support.errors import AnswerFileError, TaskError, UnknownName
 from support.extras import extra_of
 from tasks.answer_files import OfficialAnswers
-from tasks.columns import check_kind, needed_columns
 from tasks.early_exit import Reads
 from tasks.guards import BUILT_IN, DEFAULT, read_guards, read_shortest
 from tasks.hub_data import is_pinned
 from tasks.metric import Metric
-from tasks.task_yaml import Fields, load_yaml
-
-_V = TypeVar("_V")
+from tasks.outside import Place, add_file, module_of, named_modules, places
+from tasks.task_yaml import Fields, load_yaml, read_checked, read_columns_field, read_part
 
 FOLDER: Final = Path(__file__).resolve().parent
 
@@ -238,7 +235,7 @@ class Registry:
     def _import_named(spec: TaskSpec, field: str, dotted: str) -> Any:
         module, _, attribute = dotted.rpartition(".")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            return getattr(module_of(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
             if isinstance(error, ModuleNotFoundError) and extra_of(error.name) is not None:
                 raise  # a package of an extra, not a mistake in the task
@@ -255,26 +252,45 @@ class Registry:
 
 
 def registry(folder: Path = FOLDER) -> Registry:
-    """The registry of `folder`, read once a process; that of our own tasks with those that `add_task` added."""
-    found = _read_folder(folder.resolve())
-    if not _ADDED or folder != FOLDER:
-        return found
-    return Registry(tasks={**found.tasks, **_ADDED}, groups=found.groups)
-
-
-_ADDED: Final[dict[str, TaskSpec]] = {}
+    """The registry of `folder`, read once a process; ours with the tasks from outside (see `tasks.outside`)."""
+    found, others = _read_folder(folder.resolve()), places() if folder == FOLDER else ()
+    return _read_outside(others) if others else found
 
 
 def add_task(path: Path) -> TaskSpec:
     """The task of a YAML file that is not among ours, from now on known by its name; TaskError."""
-    spec = _read_spec(path.resolve(), load_yaml(path.resolve()))
+    own = path.resolve()
+    spec = _read_spec(own, load_yaml(own))
     if not isinstance(spec, TaskSpec):
         raise TaskError(f"{path}: task: must be the name of one task")
-    known = _read_folder(FOLDER)
-    if (other := known.tasks.get(spec.name) or known.groups.get(spec.name)) and other.path != spec.path:
-        raise TaskError(f"{path}: the name {spec.name!r} is taken by {other.path}")
-    _ADDED[spec.name] = spec
-    return spec
+    if not own.is_relative_to(FOLDER):
+        add_file(own)
+    return registry().task(spec.name)
+
+
+@cache
+def _read_outside(others: tuple[Place, ...]) -> Registry:
+    """Our registry with all that is in other places; TaskError for a name that is taken."""
+    ours = _read_folder(FOLDER)
+    tasks, groups = dict(ours.tasks), dict(ours.groups)
+    for path in dict.fromkeys(path for place in others for path in place.files):
+        config = load_yaml(path)
+        list(named_modules(config))  # raises where one has a name that is taken
+        _add_spec(_read_spec(path, config), tasks, groups)
+    for group in groups.values():
+        _check_members(group, tasks, groups)
+    return Registry(tasks=tasks, groups=groups)
+
+
+def _add_spec(spec: TaskSpec | GroupSpec | None, tasks: dict[str, TaskSpec], groups: dict[str, GroupSpec]) -> None:
+    if spec is None:
+        return
+    if (other := tasks.get(spec.name) or groups.get(spec.name)) is not None:
+        raise TaskError(f"{spec.path}: the name {spec.name!r} is taken by {other.path}")
+    if isinstance(spec, TaskSpec):
+        tasks[spec.name] = spec
+    else:
+        groups[spec.name] = spec
 
 
 @cache
@@ -282,16 +298,7 @@ def _read_folder(folder: Path) -> Registry:
     tasks: dict[str, TaskSpec] = {}
     groups: dict[str, GroupSpec] = {}
     for path in sorted(folder.rglob("*.yaml")):
-        spec = _read_spec(path, load_yaml(path))
-        if spec is None:
-            continue
-        other = tasks.get(spec.name) or groups.get(spec.name)
-        if other is not None:
-            raise TaskError(f"{path}: the name {spec.name!r} is taken by {other.path}")
-        if isinstance(spec, TaskSpec):
-            tasks[spec.name] = spec
-        else:
-            groups[spec.name] = spec
+        _add_spec(_read_spec(path, load_yaml(path)), tasks, groups)
     for group in groups.values():
         _check_members(group, tasks, groups)
     return Registry(tasks=tasks, groups=groups)
@@ -333,56 +340,24 @@ def _read_task(fields: Fields) -> TaskSpec:
         revision=metadata.text("revision"),
         moved_to=metadata.text("moved_to") if "moved_to" in metadata.values else None,
         rows=metadata.count_or_null("rows"),
-        columns=_read_columns(metadata),
+        columns=read_columns_field(metadata),
         dataset=fields.text("custom_dataset") if "custom_dataset" in fields.values else None,
         answers=metadata.text_or_null("answers"),
         process_results=fields.text("process_results"),
         judge=_read_judge_function(fields, metadata),
         reads_reply=metadata.text("reads_reply") if "reads_reply" in metadata.values else None,
         decided=metadata.text("decided") if "decided" in metadata.values else None,
-        reads=_read_part(metadata) if "reads" in metadata.values else None,
+        reads=read_part(metadata) if "reads" in metadata.values else None,
         next_token=metadata.text("next_token") if "next_token" in metadata.values else None,
         categories=metadata.texts("categories") if "categories" in metadata.values else (),
         together=metadata.texts("together") if "together" in metadata.values else (),
-        guards=_read_checked(read_guards, metadata, metrics),
-        shortest=_read_checked(read_shortest, metadata, metrics),
+        guards=read_checked(read_guards, metadata, metrics),
+        shortest=read_checked(read_shortest, metadata, metrics),
         published=_read_published(metadata, metrics),
         licence=metadata.text("licence"),
         citation=metadata.text("citation"),
         path=fields.path,
     )
-
-
-def _read_part(metadata: Fields) -> Reads:
-    """What of an answer decides: `{characters: 4}` or `{before: "."}`."""
-    given = Fields.of(metadata.path, "metadata.reads", metadata.get("reads"))
-    if set(given.values) == {"characters"}:
-        return Reads(characters=given.count_or_null("characters"))
-    if set(given.values) == {"before"}:
-        return Reads(before=given.text("before"))
-    raise metadata.error("reads", "must be {characters: N} or {before: TEXT}")
-
-
-def _read_columns(metadata: Fields) -> tuple[str, ...]:
-    """The columns that a table must have, from a list of names or from names with what they hold."""
-    columns = metadata.get("columns")
-    if not isinstance(columns, dict):
-        return metadata.texts("columns")
-    for name, kind in columns.items():
-        try:
-            check_kind(kind)
-        except (LookupError, AttributeError, TypeError) as error:
-            raise metadata.error("columns", f"{name}: {error}") from None
-    return needed_columns(columns)
-
-
-def _read_checked(
-    read: Callable[[Mapping[str, Any], Collection[str]], dict[str, _V]], metadata: Fields, metrics: Collection[str]
-) -> dict[str, _V]:
-    try:
-        return read(metadata.values, metrics)
-    except ValueError as error:
-        raise TaskError(f"{metadata.path}: {metadata.where}{error}") from None
 
 
 def _read_judge_function(fields: Fields, metadata: Fields) -> str | None:

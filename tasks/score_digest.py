@@ -5,18 +5,22 @@
 Moving a file, formatting it, or changing a docstring or a comment does not change the digest; changing a prompt, a
 metric, a parser, or a table or prompt file that they read does. Code is followed from the functions that the YAML
 names through everything they use within `FOLLOWED`. How a benchmark's files are read is left out (entries tell data
-and revision apart by themselves), and so is what papers reported.
+and revision apart by themselves), and so is what papers reported. Of modules from outside (`tasks.outside`), the whole
+code takes part, with that of those modules they import, and files beside them that they name.
 """
 
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
+
+from tasks.outside import is_dotted, module_file
 
 FOLDER: Final = Path(__file__).resolve().parent
 FOLLOWED: Final = ("tasks.benchmarks", "tasks.scenes", "tasks.metric", "tasks.early_exit")
@@ -26,7 +30,7 @@ LEFT_OUT: Final = frozenset(
     """
     dataset_kwargs rows_from rows_from_folder own_files without_picture answers data moved_to revision local rows
     columns key description licence citation published official_judge guards shortest reads reads_reply categories
-    together
+    together table
     """.split()
 )
 """Keys of a task's YAML that decide no score."""
@@ -41,7 +45,8 @@ def score_digest(path: Path) -> str:
     seen: set[tuple[str, str]] = set()
     for name in names:
         module, _, symbol = name.rpartition(".")
-        parts.extend(_collect_code(module, symbol, seen))
+        file = module_file(module)
+        parts.extend(_collect_code(module, symbol, seen) if file is None else _collect_module(module, file, seen))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -79,7 +84,54 @@ def _find_dotted_names(value: Any) -> Iterator[str]:
 
 
 def _is_followed_name(value: object) -> bool:
-    return isinstance(value, str) and value.startswith(tuple(f"{each}." for each in FOLLOWED)) and " " not in value
+    if not isinstance(value, str) or not is_dotted(value):
+        return False
+    return value.startswith(tuple(f"{each}." for each in FOLLOWED)) or module_file(value.rpartition(".")[0]) is not None
+
+
+def _collect(module: str, symbol: str, seen: set[tuple[str, str]]) -> Iterator[str]:
+    """The code of a symbol in a module of ours; of a module from outside, or one that is the symbol, all of it."""
+    whole = [module, f"{module}.{symbol}"] if symbol else [module]
+    for name in whole:
+        if (file := module_file(name)) is not None:
+            yield from _collect_module(name, file, seen)
+    yield from _collect_code(module, symbol, seen)
+    if whole[-1].startswith(FOLLOWED) and _module_path(whole[-1]).exists():
+        for each in _read_module(whole[-1]).defined:
+            yield from _collect_code(whole[-1], each, seen)
+
+
+_FILE_NAME: Final = re.compile(r"[\w\- ./]{1,200}")
+"""What a text must be to name a file beside a module."""
+
+
+def _collect_module(module: str, file: Path, seen: set[tuple[str, str]]) -> Iterator[str]:
+    """The code of a module from outside, of all that it imports from there or from us, and the files that it names."""
+    if (module, "") in seen:
+        return
+    seen.add((module, ""))
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    yield f"{file.name} = {_dump(tree)}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _collect(alias.name, "", seen)
+        elif isinstance(node, ast.ImportFrom):
+            origin = _absolute(module, file, node)
+            for alias in node.names:
+                yield from _collect(origin, alias.name, seen)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _FILE_NAME.fullmatch(node.value):
+            beside = file.parent / node.value
+            if ".." not in beside.parts and beside.is_relative_to(file.parent) and beside.is_file():
+                yield f"{node.value} {hashlib.sha256(beside.read_bytes()).hexdigest()}"
+
+
+def _absolute(module: str, file: Path, node: ast.ImportFrom) -> str:
+    """The module that a statement imports from, in full."""
+    if not node.level:
+        return node.module or ""
+    package = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
+    return ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
 
 
 def _collect_code(module: str, symbol: str, seen: set[tuple[str, str]]) -> Iterator[str]:

@@ -4,15 +4,17 @@ fields = Fields(path=path, where="", values=load_yaml(path))
 fields.text("task")
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import yaml
 
 from support.errors import TaskError
 from support.parsing import parse_yaml
+from tasks.columns import check_kind, needed_columns
+from tasks.early_exit import Reads
 
 if TYPE_CHECKING:
     _InC = yaml.SafeLoader
@@ -120,3 +122,39 @@ class Fields:
         if not isinstance(value, bool):
             raise self.error(name, f"must be true or false, is {value!r}")
         return value
+
+
+_V = TypeVar("_V")
+
+
+def read_part(metadata: Fields) -> Reads:
+    """What of an answer decides: `{characters: 4}` or `{before: "."}`."""
+    given = Fields.of(metadata.path, "metadata.reads", metadata.get("reads"))
+    if set(given.values) == {"characters"}:
+        return Reads(characters=given.count_or_null("characters"))
+    if set(given.values) == {"before"}:
+        return Reads(before=given.text("before"))
+    raise metadata.error("reads", "must be {characters: N} or {before: TEXT}")
+
+
+def read_columns_field(metadata: Fields) -> tuple[str, ...]:
+    """The columns that a table must have, from a list of names or from names with what they hold."""
+    columns = metadata.get("columns")
+    if not isinstance(columns, dict):
+        return metadata.texts("columns")
+    for name, kind in columns.items():
+        try:
+            check_kind(kind)
+        except (LookupError, AttributeError, TypeError) as error:
+            raise metadata.error("columns", f"{name}: {error}") from None
+    return needed_columns(columns)
+
+
+def read_checked(
+    read: Callable[[Mapping[str, Any], Collection[str]], dict[str, _V]], metadata: Fields, metrics: Collection[str]
+) -> dict[str, _V]:
+    """What a reader makes of the metadata; its ValueError, which begins with the key, as a TaskError."""
+    try:
+        return read(metadata.values, metrics)
+    except ValueError as error:
+        raise TaskError(f"{metadata.path}: {metadata.where}{error}") from None

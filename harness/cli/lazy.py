@@ -1,8 +1,10 @@
 """Commands that are imported when they are run: `harness --help` needs their names and one line about each only."""
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
@@ -122,7 +124,7 @@ def load_command(name: str) -> Any:
     command = get_command(target)
     command.name = name
     if name != "lm-eval":  # its options are another program's
-        _add_verbosity(command)
+        _add_options(command, verbosity_options() if name in _NO_TASKS else [*verbosity_options(), include_option()])
         _add_format(command, name)
         arrange(command, name)
         _check_values_first(command, name)
@@ -148,10 +150,14 @@ def _check_values_first(command: Any, words: str) -> None:
     command.invoke = check_and_run
 
 
-def _add_verbosity(command: Any) -> None:
-    command.params += verbosity_options()
+_NO_TASKS: Final = ("models", "povid", "cache", "store")
+"""Commands that take no task, and read no board."""
+
+
+def _add_options(command: Any, options: list[TyperOption]) -> None:
+    command.params += options
     for inner in getattr(command, "commands", {}).values():
-        _add_verbosity(inner)
+        _add_options(inner, options)
 
 
 def _add_format(command: Any, words: str) -> None:
@@ -169,9 +175,40 @@ def verbosity_options() -> list[TyperOption]:
         quiet: bool = typer.Option(False, "-q", "--quiet", help="Print warnings and errors only.", callback=_be_quiet),
     ) -> None: ...
 
+    return _options_of(declared)
+
+
+def _include(folders: list[str] | None) -> None:
+    from tasks.outside import include
+
+    for folder in folders or ():
+        include(Path(folder))
+
+
+_Folders = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FOLDER",
+        is_eager=True,
+        help="Folder with tasks of your own: YAML files, and modules whose code is run; repeatable.",
+        callback=_include,
+    ),
+]
+
+
+def include_option() -> TyperOption:
+    """`--include-path`, which every command takes that names tasks or reads boards."""
+
+    def declared(include_path: _Folders = None) -> None: ...
+
+    return _options_of(declared)[0]
+
+
+def _options_of(declared: Callable[..., None]) -> list[TyperOption]:
+    """The options that a function declares, each handled by its callback alone."""
     app = typer.Typer(add_completion=False)
     app.command()(declared)
-    options = [option for option in get_command(app).params if option.name in ("verbose", "quiet")]
+    options = [option for option in get_command(app).params if option.name in declared.__annotations__]
     for option in options:
         option.expose_value = False
     return options  # type: ignore[return-value]

@@ -22,13 +22,14 @@ _NAMES: Final = {
     ENGINE: "full_answers fresh gpus workers ray slurm",
     OUTPUT: "out as_json dry_run yes output format form html pictures source_url hub_task junit comment push public "
     "report_to embed_images copy_images max_failed verbose quiet",
-    ADVANCED: "config_file strict trust_remote_code serve_options serve_patience serve_keep plain_trl mode "
-    "share features kept_bytes compile attn_implementation load_in_8bit bnb_4bit_compute_dtype bnb_4bit_quant_type "
-    "bnb_4bit_use_double_quant parallelize max_memory_per_gpu max_cpu_memory offload_folder device_map max_images "
-    "min_pixels max_pixels interleave image_string image_token_id repetition_penalty thinking_tokens model_version "
-    "judge_known_as judge_serve_set judge_timeout judge_attempts judge_patience judge_longest_wait judge_redirects_to "
-    "judge_requests_per_minute judge_tokens_per_minute judge_retry_unread judge_detail judge_image_side judge_seed "
-    "judge_structured judge_reasoning_effort settle attempts show_completion install_completion",
+    ADVANCED: "config_file include_path strict trust_remote_code serve_options serve_patience serve_keep plain_trl "
+    "mode share features kept_bytes compile attn_implementation load_in_8bit bnb_4bit_compute_dtype "
+    "bnb_4bit_quant_type bnb_4bit_use_double_quant parallelize max_memory_per_gpu max_cpu_memory "
+    "offload_folder device_map max_images min_pixels max_pixels interleave image_string image_token_id "
+    "repetition_penalty thinking_tokens model_version judge_known_as judge_serve_set judge_timeout "
+    "judge_attempts judge_patience judge_longest_wait judge_redirects_to judge_requests_per_minute "
+    "judge_tokens_per_minute judge_retry_unread judge_detail judge_image_side judge_seed judge_structured "
+    "judge_reasoning_effort settle attempts show_completion install_completion",
 }
 _PANEL_OF: Final = {name: panel for panel, names in _NAMES.items() for name in names.split()}
 

@@ -14,7 +14,7 @@ from PIL import Image
 from harness.cli.application import run
 from harness.evaluation.eval_settings import EvalSettings
 from support import downloads
-from tasks import data_folder, registry
+from tasks import data_folder, outside, registry
 from tasks.benchmarks.pope import SPLITS
 from tests.support.file_server import Files, serving
 
@@ -54,7 +54,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
     """A task of six questions about two pictures, and a server that has its files."""
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(downloads, "PAUSE", 0.0)
-    monkeypatch.setattr(registry, "_ADDED", {})
+    monkeypatch.setattr(outside, "_FILES", {})
     yaml = tmp_path / "pope_small.yaml"
     text = (
         YAML.read_text().replace("task: pope_llava", f"task: {NAME}").replace("{task: pope_llava}", f"{{task: {NAME}}}")
