@@ -54,7 +54,9 @@ MINUTES: Final = ("harness train-then-eval scenes-demo",)
 ENDS_OTHERWISE: Final = {"harness check": (0, 1, 3), "harness data check": (0, 1), "harness parity": (0, 1)}
 """Commands whose exit code is a verdict on so small a run."""
 
-FOREIGN: Final = frozenset({"--model_args", "--output_path", "--use_cache", "--include_path", "--no", *_TRANSLATED})
+_LM_EVALS: Final = {"--model_args", "--output_path", "--use_cache", "--include_path", "--no", *_TRANSLATED}
+_VLLMS: Final = {"--enable-lora", "--trust-request-chat-template"}
+FOREIGN: Final = frozenset({*_LM_EVALS, *_VLLMS, "--cpu"})  # the last is of the script in tests/gpu
 """Options of other programs that the pages name."""
 
 COMMANDS_SHOWN: Final = documented()
