@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from support.errors import one_line
 from support.files import file_lock
@@ -117,7 +117,9 @@ def hash_image(image: Image.Image, name: str = "") -> ImageHashes:
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
+    # Photographs are large, and Pillow copies those that need no change, too.
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image
     if upright.mode.startswith(("I", "F")):  # 16 bits and more, which `convert` would cut off at 255
         values = np.asarray(upright, dtype=np.float64)
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
@@ -126,7 +128,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         # Hidden pixels have no colour of their own: encoders are free to write any.
         white = Image.new("RGBA", upright.size, "white")
         return Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
-    return upright.convert("RGB")
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
 def looks_alike(one: ImageHashes, other: ImageHashes, distance: int = DISTANCE) -> int | None:
