@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = 64
 """Questions in work at a server, unless a batch size is given; enough for it to fill its batches."""
-OPEN_IMAGES: Final = 8
-"""Pictures of several questions in work at a server at a time."""
+PER_PICTURE: Final = 8
+"""Questions at once for each picture in work: with 64 at once, eight pictures that have several questions."""
 PATIENCE: Final = 1800.0
 """Seconds for one answer, with the time that it waits for others."""
 TRIES: Final = 3
@@ -43,7 +43,7 @@ MOST_REFUSED: Final = 3
 """So many refusals, and no reply: the server refuses all questions, and the run ends."""
 _REFUSED: Final = (400, 413, 422)
 """Statuses that say that this question can't be answered."""
-_MOST_PICTURES: Final = 2 * OPEN_IMAGES
+_MOST_PICTURES: Final = 16
 """Pictures that are kept as they are sent."""
 
 
@@ -105,7 +105,7 @@ class EngineClient:
 
     def turns_of(self, questions: Sequence[Question]) -> list["Turns"]:
         """In which order each server is asked."""
-        turns = [Turns() for _ in self.servers]
+        turns = [Turns(max(1, self.at_once // PER_PICTURE)) for _ in self.servers]
         for place, question in enumerate(questions):
             turns[self.server_of(question)].add(question.digests, place)
         return turns
@@ -190,8 +190,8 @@ class Turns:
     """Which question a server is asked next: those about a picture come once the first of them is answered, so that the
     server has the picture, and few pictures are in work at a time, as many as it keeps features of."""
 
-    def __init__(self) -> None:
-        self.open = 0
+    def __init__(self, most_open: int) -> None:
+        self.most_open, self.open = most_open, 0
         self.groups: dict[tuple[str, ...], deque[int]] = {}
         """What was not asked yet, by pictures."""
         self.ready: deque[int] = deque()
@@ -210,7 +210,7 @@ class Turns:
         async with self.changed:
             while not self.ready and (self.groups or self.open):
                 digests = next(iter(self.groups), None)
-                if digests is not None and (len(self.groups[digests]) == 1 or self.open < OPEN_IMAGES):
+                if digests is not None and (len(self.groups[digests]) == 1 or self.open < self.most_open):
                     self._begin(self.groups.pop(digests), gated=bool(digests))
                 else:
                     await self.changed.wait()

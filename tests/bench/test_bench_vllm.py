@@ -86,7 +86,7 @@ def test_bench_vllm(
         """Asks in the order that is given, and sends each picture with each question, as other clients do."""
 
         def turns_of(self, questions: Sequence[Any]) -> list[Turns]:
-            turns = Turns()
+            turns = Turns(1)
             turns.ready.extend(range(len(questions)))
             return [turns]
 
