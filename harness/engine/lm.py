@@ -6,7 +6,8 @@
 
 All requests of a run, whatever task they come from, are planned by image (scheduler.py): the same question about the
 same image is answered once, an image is decoded and encoded once (image_encoder.py), and the keys and values of a
-prompt up to the end of its images are computed once and forked over the questions that follow (prefix_cache.py).
+prompt up to the end of its images are computed once for the questions that follow (prefix_cache.py), which are decoded
+side by side (question_groups.py).
 Families that allow less share less (sharing.py). `exact=True` shares nothing and asks one question at a time.
 """
 
