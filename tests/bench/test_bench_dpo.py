@@ -36,8 +36,8 @@ from trainers.data.rows import Preference
 
 IMAGE, PROMPT, ANSWER = 576, 60, 80
 """Tokens."""
-WORDS = 78
-"""Each is a token; the template adds some."""
+WORDS = 79
+"""Each is a token; the one that ends an answer comes on top."""
 LORA = LoraConfig(r=16, lora_alpha=32, target_modules=r".*language_model.*_proj")
 
 
