@@ -94,6 +94,11 @@ SEED: Rows = [
     | {"question_type_id": 1 + n, "segment": None}
     for n, kind in enumerate(("image", "image", "video"))
 ]
+MMSTAR: Rows = [
+    {"index": n, "question": "Which?\nOptions: A: dog, B: cat, C: bus, D: cup", "image": png(n), "answer": "A"}
+    | {"category": kind, "l2_category": "x", "meta_info": {"id": f"{n}", "source": "MMBench", "split": "dev"}}
+    for n, kind in enumerate(("coarse perception", "science & technology", "math"))
+]
 TABLES: dict[str, Rows] = {
     "mme": MME,
     "pope": POPE,
@@ -107,6 +112,7 @@ TABLES: dict[str, Rows] = {
     "mmbench": MMBENCH,
     "scienceqa_img": SCIENCE,
     "seedbench_img": SEED,
+    "mmstar": MMSTAR,
 }
 
 

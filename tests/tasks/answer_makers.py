@@ -115,6 +115,17 @@ LAYOUTS: Sequence[Layout] = (
         row_key="index",
     ),
     Layout(
+        task="mmstar",
+        rows=[
+            {"index": n, "answer": "A", "category": "math", "l2_category": "geometry", "prediction": said}
+            for n, said in ((1, "A"), (2, "B"))
+        ],
+        field="prediction",
+        references={},
+        missing_is_wrong=True,
+        row_key="index",
+    ),
+    Layout(
         task="mmvet",
         rows=[{"id": "v1_0", "value": "It is x."}, {"id": "v1_1", "value": "It is y."}],
         field="value",

@@ -35,6 +35,10 @@ ROWS: Mapping[str, Row] = {
         **{"question_id": "1", "question": "Which?", "answer": "A", "data_type": "image", "question_type_id": 1},
         **{f"choice_{letter}": f"a {letter}" for letter in "abcd"},
     },
+    "mmstar": {
+        **{"index": 0, "question": "Which?\nOptions: A: a, B: b, C: c, D: d", "answer": "A"},
+        **{"category": "math", "l2_category": "geometry"},
+    },
     "mmhal": {"question_type": "attribute", "image_content": ["Dog"], "question": "What?", "gt_answer": "a dog"},
     "mmvet": {"question_id": "v1_0", "question": "What?", "answer": "a<OR>b", "capability": ["ocr", "math"]},
     "object_halbench": {"id": "1/0", "question": "Describe.", "gt_objects": ["dog"]},

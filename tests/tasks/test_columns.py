@@ -169,6 +169,8 @@ BAD = (
     ("scienceqa_img", "answer", 2, "must be the number from 0, or the letter, of one of 2 choices"),
     ("seedbench_img", "answer", 1, "must be the letter of an option: A, B, C, D"),
     ("seedbench_img", "data_type", "audio", "must be one of image, video"),
+    ("mmstar", "answer", "E", "must be one of A, B, C, D"),
+    ("mmstar", "category", "colour", "must be one of coarse perception"),
     ("mmhal", "question_type", "colour", "must be one of attribute"),
     ("mmhal", "gt_answer", None, "must be text"),
     ("mmvet", "capability", "ocr, sing", "must be one of rec"),

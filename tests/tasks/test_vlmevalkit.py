@@ -93,6 +93,11 @@ def both(task: str) -> tuple[list[Row], list[Row]]:
             row = {"hint": "", **choices, "answer": letter, "category": "c", "l2-category": "l", "split": "dev"}
             hub.append({**told, "index": number, **row, "hint": None})
             kit.append({**own, **row})
+        elif task == "mmstar":
+            asked = f"{words}\nOptions: A: a, B: b, C: c, D: d"
+            row = {"question": asked, "answer": letter, "category": "math", "l2_category": "geometry"}
+            hub.append({**told, "index": number, **row, "meta_info": {"source": "x"}})
+            kit.append({**own, **row, "bench": "x"})
         elif task == "seedbench_img":
             spelled = ("Scene Understanding", "Instances Counting", "Text Understanding", "Instance Attributes")
             lower = {f"choice_{each.lower()}": text for each, text in choices.items()}

@@ -1,0 +1,68 @@
+"""MMStar: what the authors' rule reads of an answer, and what is counted."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.errors import AnswerFileError
+from tasks.benchmarks import mmstar
+from tests.tasks.conftest import score
+from tests.tasks.conftest import write_lines as write
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    (
+        ("A", "A"),
+        ("b", "B"),
+        ("  C. a bus\n", "C"),
+        ("Because it is red", "B"),  # the first letter, whatever word it begins
+        ("(D) a cup", "D"),
+        ("( D)", None),
+        ("Option C is right", "C"),
+        ("option: C", None),
+        ("The answer is\nB", "B"),
+        ("The answer is (B)", None),
+        ("It is B", None),
+        ("E", None),
+        ("(", None),
+        ("the answer is ", None),
+        ("", None),
+    ),
+)
+def test_mmstar_reads_the_beginning_of_an_answer(answer: str, letter: str | None) -> None:
+    """As eval/vlmeval/evaluate/mmstar.py of MMStar-Benchmark/MMStar reads it, followed by hand."""
+    assert mmstar.parse(answer) == letter
+
+
+def test_mmstar_shows_options_that_stand_in_columns_alone() -> None:
+    columns = {"A": "dog", "B": "cat", "C": "", "D": None}
+    assert mmstar.prompt({"question": "Which?", **columns}) == "<image>Which?\nA. dog\nB. cat"
+    whole = "Which?\nOptions: A: dog, B: cat"
+    assert mmstar.prompt({"question": whole, **columns}) == mmstar.prompt({"question": whole}) == f"<image>{whole}"
+
+
+def mmstar_row(number: int, prediction: Any, category: str = "math") -> dict[str, Any]:
+    about = {"answer": "A", "category": category, "l2_category": "geometry", "bench": "MathVista"}
+    return {"index": number, "question": "Which?", **about, "prediction": prediction}
+
+
+def test_mmstar_counts_by_ability(tmp_path: Path) -> None:
+    rows = [
+        mmstar_row(0, "A"),
+        mmstar_row(1, "It is A"),
+        mmstar_row(2, "a dog", "coarse perception"),
+        mmstar_row(3, None, "science & technology"),
+    ]
+    found = mmstar.official_answers(write(tmp_path / "a.jsonl", rows), None)
+    scores = score("mmstar", found)
+    assert (scores["accuracy"], scores["math"], scores["coarse_perception"]) == (50, 50, 100)
+    assert scores["science_and_technology"] == 0
+    assert list(found.warnings) == [
+        "1 of 4 rows have no prediction and count as wrong",
+        "4 answers, the benchmark has 1500",
+    ]
+    assert found.partial
+    with pytest.raises(AnswerFileError, match="row 1: category 'sport': must be one of coarse perception"):
+        mmstar.official_answers(write(tmp_path / "b.jsonl", [mmstar_row(0, "A", "sport")]), None)
