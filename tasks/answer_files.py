@@ -11,8 +11,9 @@ Errors: `AnswerFileError`, one line that names the file and what it lacks.
 """
 
 import math
+import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,18 +94,63 @@ class OfficialAnswers:
     more: Mapping[str, Metric] = field(default_factory=dict)
     """Metrics beside the task's own that only these files allow (a published subset)."""
 
+    coverage: Callable[[Sequence[Answered]], tuple[Sequence[str], bool]] | None = None
+    """From answers to what `warnings` say of the questions that have none, and `partial`: asked again of all parts."""
 
-def join(parts: Sequence[OfficialAnswers]) -> OfficialAnswers:
-    """Answers to several parts of a benchmark as those to all of them."""
+
+def covering(
+    answered: Sequence[Answered], told: Sequence[str], coverage: Callable[[Sequence[Answered]], tuple[list[str], bool]]
+) -> OfficialAnswers:
+    """Answers with what is `told` of them, after what `coverage` says of them."""
+    lacking, partial = coverage(answered)
+    return OfficialAnswers(answered=answered, warnings=[*lacking, *told], partial=partial, coverage=coverage)
+
+
+def find_part(file: Path, parts: Iterable[str]) -> re.Match[str] | None:
+    """Where a file's name says to which of these parts of a benchmark it has answers: the longest, in letters of any
+    size, "_" for "-" too, with no letter or digit beside it."""
+    longest = [re.escape(part).replace(r"\-", "[-_]") for part in sorted(parts, key=len, reverse=True)]
+    found = (re.search(rf"(?<![^\W_]){part}(?![^\W_])", file.name, re.IGNORECASE) for part in longest)
+    return next(filter(None, found), None)
+
+
+def join(parts: Sequence[OfficialAnswers], paths: Sequence[Path]) -> OfficialAnswers:
+    """Answers to several parts of a benchmark, each from one of `paths`, as those to all of them; AnswerFileError where
+    two answer a question differently."""
     if len(parts) == 1:
         return parts[0]
-    judged = [list(part.warnings_when_judged or part.warnings) for part in parts]
+    answered, twice = _keep_first(parts, paths)
+    coverage = parts[0].coverage
+    lacking, partial = coverage(answered) if coverage is not None else ([], any(part.partial for part in parts))
+    usual = [line for part in parts for line in _own_lines(part, part.warnings)]
+    judged = [line for part in parts for line in _own_lines(part, part.warnings_when_judged or part.warnings)]
     return OfficialAnswers(
-        answered=[one for part in parts for one in part.answered],
-        warnings=[line for part in parts for line in part.warnings],
-        warnings_when_judged=[line for lines in judged for line in lines],
-        partial=any(part.partial for part in parts),
+        answered=answered,
+        warnings=[*lacking, *usual, *twice],
+        warnings_when_judged=[*lacking, *judged, *twice],
+        partial=partial,
+        coverage=coverage,
     )
+
+
+def _own_lines(part: OfficialAnswers, lines: Sequence[str]) -> list[str]:
+    """The lines about a part that are true of it as of the whole."""
+    lacking = part.coverage(part.answered)[0] if part.coverage is not None else ()
+    return [line for line in lines if line not in lacking]
+
+
+def _keep_first(parts: Sequence[OfficialAnswers], paths: Sequence[Path]) -> tuple[list[Answered], list[str]]:
+    """The answers of all parts, each question once, and what to say of those that are there again."""
+    known: dict[str, tuple[Answered, Path]] = {}
+    again: list[str] = []
+    for part, path in zip(parts, paths, strict=True):
+        for one in part.answered:
+            first, where = known.setdefault(one.id, (one, path))
+            if where != path and first.answer != one.answer:
+                raise AnswerFileError(f"{where} and {path} answer question {one.id} differently: leave one")
+            again += [one.id] if where != path else []
+    told = [f"{len(again)} questions are answered in two files and count once: {first_few(again)}"] if again else []
+    return [one for one, _ in known.values()], told
 
 
 MAX_TEXT: Final = 1 << 30

@@ -86,6 +86,8 @@ class TaskSpec:
     """The function that gives its documents: a dotted name."""
     answers: str | None
     """The function that reads answers in the benchmark's own layout, a dotted name; None: there is none."""
+    answer_parts: tuple[str, ...] = ()
+    """What the name of a file says that has answers to one part of the benchmark (see `answer_files.find_part`)."""
     process_results: str
     """The function that turns an answer into records: a dotted name."""
     judge: str | None
@@ -343,6 +345,7 @@ def _read_task(fields: Fields) -> TaskSpec:
         columns=read_columns_field(metadata),
         dataset=fields.text("custom_dataset") if "custom_dataset" in fields.values else None,
         answers=metadata.text_or_null("answers"),
+        answer_parts=metadata.texts("answer_parts") if "answer_parts" in metadata.values else (),
         process_results=fields.text("process_results"),
         judge=_read_judge_function(fields, metadata),
         reads_reply=metadata.text("reads_reply") if "reads_reply" in metadata.values else None,

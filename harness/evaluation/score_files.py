@@ -6,10 +6,9 @@ Answer files in the benchmark's own layout become documents and answers, which a
 logs of this package (.parquet) hold records already.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from glob import glob, has_magic
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from leaderboards.board.sample import JudgeRepeat, Sample, from_parquet
 from leaderboards.statistics.verdict import interval
 from support.errors import AnswerFileError
 from tasks.answer import FailedAnswer
-from tasks.answer_files import Answered, OfficialAnswers, join
+from tasks.answer_files import Answered, OfficialAnswers, find_part, join
 from tasks.judges.parameters import not_settable
 from tasks.judges.protocol import Judge
 from tasks.judges.reasons import Reason
@@ -96,30 +95,26 @@ def score(
 
 
 def results_in(task: TaskSpec, paths: Iterable[Path]) -> list[list[Path]]:
-    """The files of each result: those to several parts of the benchmark (POPE's splits) whose names are else the same
+    """The files of each result: those to several parts of the benchmark (`answer_parts`) whose names are else the same
     are one. A path may be a pattern, such as answers/*.jsonl."""
-    part_of = _find_part_reader(task)
-    found: dict[tuple[Path, str], dict[str, Path]] = {}
+    found: dict[tuple[Path, str], list[Path]] = {}
     for path in dict.fromkeys(each for given in paths for each in _expand(given)):
-        part = part_of(path) if path.is_file() else None
-        name = path.name if part is None else path.name.replace(part, "", 1)
-        found.setdefault((path.parent, name), {})[part or ""] = path
-    return [list(parts.values()) for parts in found.values()]
+        found.setdefault((path.parent, _without_part(task, path, path.name)), []).append(path)
+    return list(found.values())
 
 
 def name_of(task: TaskSpec, paths: Sequence[Path]) -> str:
     """What a result is called, by its files: without the part of the benchmark."""
-    part_of, first = _find_part_reader(task), paths[0]
-    part = part_of(first) if len(paths) > 1 else None
+    first = paths[0]
     stem = first.name if first.is_dir() else first.stem.removesuffix(".samples")
-    return (stem if part is None else stem.replace(part, "", 1)).strip("_-. ") or first.parent.name or stem
+    whole = _without_part(task, first, stem) if len(paths) > 1 else stem
+    return whole.strip("_-. ") or first.parent.name or stem
 
 
-def _find_part_reader(task: TaskSpec) -> Callable[[Path], str | None]:
-    """The function that says by a file's name to which part of the benchmark it has answers; None: to the whole."""
-    module = (task.answers or "").rpartition(".")[0]
-    whole: Callable[[Path], str | None] = lambda file: None  # noqa: E731
-    return getattr(import_module(module), "answer_part", whole) if module else whole
+def _without_part(task: TaskSpec, file: Path, name: str) -> str:
+    """A file's name, or its beginning, without the part of the benchmark that it has answers to."""
+    part = find_part(file, task.answer_parts) if file.is_file() else None
+    return name if part is None else name[: part.start()] + name[part.end() :]
 
 
 def _expand(path: Path) -> list[Path]:
@@ -196,7 +191,7 @@ def plan_of(
 
 def _read_all(task: TaskSpec, paths: Sequence[Path], references: Path | None, judge: Judge | None) -> OfficialAnswers:
     """The answers in the files of one result."""
-    given = join([_read_answers(task, path, references, judge) for path in paths])
+    given = join([_read_answers(task, path, references, judge) for path in paths], paths)
     _check_size(task, paths[0], given)
     return given
 

@@ -35,6 +35,7 @@ from tasks.answer_files import (
     OfficialAnswers,
     answer_in,
     check_any,
+    covering,
     describe_missing,
     keep_once,
     read_fields,
@@ -394,10 +395,13 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
             raise AnswerFileError(f"{path}: there is no question {number!r}")
         doc = {"image": images.get(number, str(number)), "words": own, **_truth(annotations[number])}
         answered.append(Answered(id=str(number), doc=doc, answer=responses[place]))
-    asked = Counter(sample.doc["type"] == GENERATIVE for sample in answered)
     total = Counter(annotation["type"] == GENERATIVE for annotation in annotations.values())
-    partial = any(0 < asked[half] < total[half] for half in total)
-    return OfficialAnswers(answered=answered, warnings=[*_describe_coverage(asked, total), *told], partial=partial)
+
+    def coverage(answered: Sequence[Answered]) -> tuple[list[str], bool]:
+        asked = Counter(sample.doc["type"] == GENERATIVE for sample in answered)
+        return list(_describe_coverage(asked, total)), any(0 < asked[half] < total[half] for half in total)
+
+    return covering(answered, told, coverage)
 
 
 def _describe_coverage(asked: Mapping[bool, int], total: Mapping[bool, int]) -> Iterator[str]:

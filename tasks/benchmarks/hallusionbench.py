@@ -23,6 +23,7 @@ from tasks.answer_files import (
     OfficialAnswers,
     answer_in,
     check_any,
+    covering,
     describe_missing,
     keep_once,
     read_fields,
@@ -344,10 +345,12 @@ def _read_answers(path: Path, references: Path | None, *, only_images: bool) -> 
             answered.append(Answered(id="_".join(key), doc=doc, answer=answer, text=text))
     asked_for = sum(row["visual_input"] != "0" or not only_images for row in questions.values())
     size = asked_for or (WITH_IMAGE if only_images else SIZE)
-    missing = size - len(answered)
-    if missing > 0:
-        warnings.append(f"{missing} of {size} questions are not in the file")
-    return OfficialAnswers(answered=answered, warnings=warnings, partial=missing > 0)
+
+    def coverage(answered: Sequence[Answered]) -> tuple[list[str], bool]:
+        missing = size - len(answered)
+        return [f"{missing} of {size} questions are not in the file"] if missing > 0 else [], missing > 0
+
+    return covering(answered, warnings, coverage)
 
 
 def _read_answer(row: Mapping[str, Any], place: int, path: Path) -> Check | str:

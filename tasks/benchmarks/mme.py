@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from support.errors import AnswerFileError
-from tasks.answer_files import Answered, OfficialAnswers, check_any, keep_once, read_text
+from tasks.answer_files import Answered, OfficialAnswers, check_any, covering, keep_once, read_text
 from tasks.benchmarks import yes_no
 from tasks.benchmarks.yes_no import YesNoOther
 from tasks.columns import read_yes_no
@@ -163,14 +163,14 @@ def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dic
 
 
 def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
-    """A folder with a file NAME.txt a category: lines of image, question, truth and response, separated by tabs."""
-    if not path.is_dir():
-        raise AnswerFileError(f"{path}: must be the folder with the files of the categories ({PERCEPTION[0]}.txt, ...)")
-    found = {name: path / f"{name}.txt" for name in (*PERCEPTION, *COGNITION) if (path / f"{name}.txt").is_file()}
+    """A file NAME.txt of a category, or a folder with those of several: lines of image, question, truth and response,
+    separated by tabs."""
+    files = [path] if path.is_file() else [path / f"{name}.txt" for name in SIZES]
+    found = {name: file for file in files for name in SIZES if file.name == f"{name}.txt" and file.is_file()}
     if not found:
-        raise AnswerFileError(f"{path}: has none of {', '.join(f'{name}.txt' for name in (*PERCEPTION, *COGNITION))}")
-    missing = [name for name in (*PERCEPTION, *COGNITION) if name not in found]
-    warnings = [f"no file for {', '.join(missing)}: the totals lack them"] if missing else []
+        names = ", ".join(f"{name}.txt" for name in SIZES)
+        raise AnswerFileError(f"{path}: {'has' if path.is_dir() else 'is'} none of {names}")
+    warnings: list[str] = []
     answered: list[Answered] = []
     for name, file in found.items():
         read = [_read_answer(file, name, number, line) for number, line in enumerate(_read_lines(file))]
@@ -184,8 +184,15 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
         if len(own) != SIZES[name]:
             warnings.append(f"{file.name}: {len(own)} lines, the benchmark has {SIZES[name]}")
     check_any([one.answer for one in answered], path)
-    partial = bool(missing) or len(answered) < sum(SIZES.values())
-    return OfficialAnswers(answered=answered, warnings=warnings, partial=partial)
+    return covering(answered, warnings, _describe_coverage)
+
+
+def _describe_coverage(answered: Sequence[Answered]) -> tuple[list[str], bool]:
+    """What to say of categories without an answer, and whether any question has none."""
+    there = {one.doc["category"] for one in answered}
+    missing = [name for name in SIZES if name not in there]
+    told = [f"no file for {', '.join(missing)}: the totals lack them"] if missing else []
+    return told, len(answered) < sum(SIZES.values())
 
 
 def _read_lines(file: Path) -> list[str]:

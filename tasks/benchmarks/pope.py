@@ -289,11 +289,6 @@ def _find_files(path: Path, questions: Mapping[str, Mapping[str, Sequence[Mappin
     return [part for file in next(iter(sets.values())) for part in _read_splits(file, questions)]
 
 
-def answer_part(file: Path) -> str | None:
-    """The split that a file of answers is to, by its name."""
-    return _split_in_name(file)
-
-
 def _split_in_name(file: Path) -> str | None:
     return next((split for split in SPLITS if split in file.name), None)
 

@@ -315,3 +315,63 @@ def test_the_files_of_popes_splits_are_one_result(tmp_path: Path, capsys: pytest
     alone = json.loads(said(["score", "pope", str(tmp_path / "a_random.jsonl"), *references], capsys))
     assert (alone["name"], alone["samples"], alone["metrics"]["accuracy"]) == ("a_random", 3, 100)
     assert "no file is named so" in said(["score", "pope", str(tmp_path / "c*.jsonl"), *references], capsys, 2)
+
+
+def write_parts(folder: Path, task: str) -> list[str]:
+    """Answers of two models to the parts of a benchmark, with its references; what the two are called."""
+    amber = {"model-a_generative": [(1, "A dog.")], "model-a_discriminative-existence": [(2, "Yes")]}
+    amber |= {"model-a_discriminative_relation": [(3, "No")], "model-b_discriminative": [(2, "No"), (3, "No")]}
+    kinds = {1: ("generative", ["dog"]), 2: ("discriminative-hallucination", "yes"), 3: ("relation", "no")}
+    if task == "amber":
+        for name, rows in amber.items():
+            found = [{"id": number, "response": said} for number, said in rows]
+            (folder / f"{name}.json").write_text(json.dumps(found))
+        known = [{"id": n, "type": kind, "truth": truth, "hallu": []} for n, (kind, truth) in kinds.items()]
+        (folder / "references").mkdir()
+        (folder / "references" / "annotations.json").write_text(json.dumps(known))
+        return ["model-a", "model-b_discriminative"]
+    if task == "mme":
+        for model in ("a", "b"):
+            (folder / model).mkdir()
+            for category in ("existence", "OCR"):
+                (folder / model / f"{category}.txt").write_text(MME_LINE, encoding="utf-8")
+        return ["a", "b"]
+    for model in ("a", "b"):
+        for part in ("VD", "vs"):
+            row = {"category": part.upper(), "subcategory": "map", "set_id": 0, "figure_id": 1, "question_id": 0}
+            row |= {"visual_input": 1, "gt_answer": 1, "model_prediction": "Yes.", "gpt4v_output_gpt_check": 1}
+            (folder / f"{part}-{model}.json").write_text(json.dumps([row]))
+    return ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("task", "files", "samples", "lacking"),
+    (
+        ("amber", "*.json", [3, 2], ["no descriptions"]),
+        ("mme", "*/*.txt", [4, 4], ["no file for count", "no file for count"]),
+        ("hallusionbench", "*.json", [2, 2], ["1127 of 1129", "1127 of 1129"]),
+    ),
+)
+def test_files_of_the_parts_of_a_benchmark_are_one_result(
+    task: str, files: str, samples: list[int], lacking: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = write_parts(tmp_path, task)
+    words = ["score", task, str(tmp_path / files), "--references", str(tmp_path / "references"), "--json"]
+    found = json.loads(said(words, capsys))["results"]
+    assert [(one["name"], one["samples"]) for one in found] == list(zip(names, samples, strict=True))
+    told = [line for one in found for line in one["warnings"]]
+    assert [line for line in told if "no descriptions" in line or "no file for" in line or " of 1129" in line] == [
+        line for line in told if any(line.startswith(word) for word in lacking)
+    ]
+    assert sum(line.startswith(lacking[0]) for line in told) == len(lacking)
+
+
+def test_a_question_in_two_parts_counts_once_or_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_parts(tmp_path, "amber")
+    words = ["score", "amber", str(tmp_path / "model-a_*"), "--references", str(tmp_path / "references"), "--json"]
+    (tmp_path / "model-a_discriminative.json").write_text(json.dumps([{"id": n, "response": "No"} for n in (2, 3)]))
+    assert "answer question 2 differently: leave one" in said(words, capsys, 2)
+    (tmp_path / "model-a_discriminative-existence.json").unlink()
+    found = json.loads(said(words, capsys))
+    assert (found["name"], found["samples"]) == ("model-a", 3)
+    assert "1 questions are answered in two files and count once: '3'" in found["warnings"][-1]
