@@ -30,8 +30,8 @@ class FastOnCPU(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The call itself, or the same by a faster kernel; torch.compile chooses its own."""
-        fast = None if torch.compiler.is_compiling() else _FAST.get(func)
+        """The call itself, or the same by a faster kernel."""
+        fast = _FAST.get(func)
         return (fast or func)(*args, **(kwargs or {}))
 
 

@@ -276,7 +276,7 @@ class Runner:
         if "logits_to_keep" in self.takes:
             given["logits_to_keep"] = keep
         given |= {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-        with FastOnCPU():
+        with contextlib.nullcontext() if self.compiled else FastOnCPU():  # torch.compile chooses its own kernels
             logits: Tensor = self.model(**given, use_cache=True).logits
         if "logits_to_keep" not in self.takes:
             logits = logits[:, -keep:] if isinstance(keep, int) else logits[:, keep]

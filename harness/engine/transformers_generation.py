@@ -1,6 +1,7 @@
 """Answers by transformers' own `generate`: without sharing, and for decoding that ours doesn't do (sampling, beams)."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ class TransformersGeneration:
         }
         if self.runner.types_name is not None and ready[0].types is not None:
             inputs[self.runner.types_name] = self.runner.padded([job.types or [] for job in ready], 0)
-        with FastOnCPU():
+        with nullcontext() if self.runner.compiled else FastOnCPU():
             answers = self._generate(inputs, ready)
         yield from zip(ready, answers, strict=True)
         for job in ready:
