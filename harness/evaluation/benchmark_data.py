@@ -99,7 +99,7 @@ def get(task: TaskSpec, *, mirror: str | None = None) -> DataStatus:
 def _bring(file: SourceFile, folder: Path, mirror: str | None) -> None:
     target, remote = folder / file.path, file.remote
     if mirror is not None:
-        remote = replace(remote, url=f"{mirror.rstrip('/')}/{Path(file.path).name}")
+        remote = replace(remote, url=f"{mirror.rstrip('/')}/{file.path}")
     digest = download(remote, target)
     if file.remote.sha256 is None:
         log.info(f"{target}: sha256 {digest}; its authors give none to check it by")

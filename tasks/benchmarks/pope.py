@@ -146,10 +146,14 @@ def _read_rows(folder: Path, task: str) -> list[dict[str, Any]]:
         other = {count: version for version, count in VERSIONS.items() if version != task}.get(len(asked))
         if split == "random" and other is not None:
             raise AnswerFileError(f"{files[0]}: its {len(asked)} questions are those of task {other}, not of {task}")
-        for row in asked:
-            question = {"question": row["text"], "answer": row["label"], "category": split}
-            found.append({"question_id": row["question_id"], "image": row["image"], **question})
+        found += [row_of(row, split) for row in asked]
     return found
+
+
+def row_of(row: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """A row of the task's table, from one of the authors' file of a split."""
+    question = {"question": row["text"], "answer": row["label"], "category": split}
+    return {"question_id": row["question_id"], "image": row["image"], **question}
 
 
 TODAY: Final = "pope"
@@ -164,6 +168,9 @@ SOURCES: Final = {
 
 QUESTION: Final = {"question_id": "id", "image": "text", "text": "question", "label": "yes_no"}
 """What a row of the authors' files holds."""
+
+Questions = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+"""Version -> split -> rows of the authors' files."""
 
 LLAVA_IDS: Final = {"adversarial": 0, "random": 1, "popular": 2}
 """LLaVA numbers the questions of the three splits from 1, 10000001 and 20000001."""
@@ -183,16 +190,16 @@ def official_answers(path: Path, references: Path | None) -> OfficialAnswers:
 
     `references` holds `coco_pope_SPLIT.json`, of one version or of both.
     """
-    return _read_answers(path, references, TODAY)
+    return read_answers(path, read_questions(references), TODAY)
 
 
 def official_answers_llava(path: Path, references: Path | None) -> OfficialAnswers:
     """The same, taken for answers to the questions of commit e3e3926 where nothing says otherwise."""
-    return _read_answers(path, references, LLAVA)
+    return read_answers(path, read_questions(references), LLAVA)
 
 
-def _read_answers(path: Path, references: Path | None, task: str) -> OfficialAnswers:
-    questions = _read_questions(references)
+def read_answers(path: Path, questions: Questions, task: str) -> OfficialAnswers:
+    """Answers to one of several versions of the questions: `task`, where nothing in the files says otherwise."""
     answered: list[Answered] = []
     warnings: list[str] = []
     partial = False
@@ -202,7 +209,8 @@ def _read_answers(path: Path, references: Path | None, task: str) -> OfficialAns
         asked = known[version]
         _check_version(file, asked, version)
         if version != task:
-            warnings.append(f"{file.path.name}: scored as {version} ({len(asked)} {file.split} questions), not {task}")
+            which = f"taken as answers to the {len(asked)} {file.split} questions of {version}, not of {task}"
+            warnings.append(f"{file.path.name}: {which}")
         found, told = _pair(file, asked)
         warnings += [f"{file.path.name}: {line}" for line in told]
         partial |= len(found) < len(asked)
@@ -256,7 +264,7 @@ def _read_number(row: Mapping[str, Any]) -> int | None:
     return int(number) % 10_000_000 if number.isdecimal() else None
 
 
-def _read_questions(references: Path | None) -> dict[str, dict[str, list[dict[str, Any]]]]:
+def read_questions(references: Path | None) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Version -> split -> questions, of the versions that are there with all their splits."""
     if references is None:
         raise AnswerFileError(f"needs the questions ({_FILES}): give the folder with --references")
@@ -272,7 +280,7 @@ def _read_questions(references: Path | None) -> dict[str, dict[str, list[dict[st
     return found
 
 
-def _find_files(path: Path, questions: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[_File]:
+def _find_files(path: Path, questions: Questions) -> list[_File]:
     if path.is_file():
         return _read_splits(path, questions)
     inside = path.is_dir()
@@ -293,7 +301,7 @@ def _split_in_name(file: Path) -> str | None:
     return next((split for split in SPLITS if split in file.name), None)
 
 
-def _read_splits(file: Path, questions: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[_File]:
+def _read_splits(file: Path, questions: Questions) -> list[_File]:
     rows = read_rows(file)
     if (split := _split_in_name(file)) is not None:
         return [_File(file, split, rows)]

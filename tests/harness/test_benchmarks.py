@@ -127,17 +127,21 @@ def write_parquet(folder: Path, rows: Rows) -> Path:
     return folder
 
 
-def write_pope_llava(folder: Path) -> Path:
+def write_pope_llava(folder: Path, name: str = "pope") -> Path:
     (folder / "val2014").mkdir()
     for split in ("random", "popular", "adversarial"):
         rows = []
         for n, (thing, label) in enumerate((("a dog", "yes"), ("an oven", "no"))):
-            name = f"COCO_val2014_{n:012d}.jpg"
-            (folder / "val2014" / name).write_bytes(png(n)["bytes"])
+            picture = f"COCO_val2014_{n:012d}.jpg"
+            (folder / "val2014" / picture).write_bytes(png(n)["bytes"])
             question = {"text": f"Is there {thing} in the image?", "label": label}
-            rows.append({"question_id": n + 1, "image": name} | question)
-        (folder / f"coco_pope_{split}.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+            rows.append({"question_id": n + 1, "image": picture} | question)
+        (folder / f"coco_{name}_{split}.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return folder
+
+
+def write_repope(folder: Path) -> Path:
+    return write_pope_llava(folder, "repope")
 
 
 def write_amber(folder: Path) -> Path:
@@ -180,6 +184,7 @@ def write_rtvlm(folder: Path) -> Path:
 
 OWN_LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "pope_llava": write_pope_llava,
+    "repope": write_repope,
     "amber": write_amber,
     "object_halbench": write_object_halbench,
     "rtvlm": write_rtvlm,

@@ -148,7 +148,7 @@ def test_a_variable_that_names_no_folder_is_told(
 
 
 def test_the_list_names_addresses_sizes_and_digests() -> None:
-    for task in ("amber", "pope_llava", "object_halbench"):
+    for task in ("amber", "pope_llava", "repope", "object_halbench"):
         sources = data_folder.sources_of(task)
         assert sources is not None
         assert task in registry.registry().tasks

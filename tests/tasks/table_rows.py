@@ -27,6 +27,7 @@ ROWS: Mapping[str, Row] = {
     "mme": {**YES_NO, "category": "existence", "answer": "Yes"},
     "pope": YES_NO,
     "pope_llava": YES_NO,
+    "repope": YES_NO,
     "amber": {"id": "1", "query": "Is it red?", "type": "relation", "truth": ["yes"], "hallu": []},
     "chair": {"question_id": 1, "gt_object": ["dog"]},
     "mmbench": {"index": 1, "question": "What is it?", "hint": None, "A": "a dog", "B": "a cat", "answer": "A"},

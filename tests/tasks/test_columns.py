@@ -296,6 +296,10 @@ OWN: dict[str, dict[str, Row]] = {
         f"coco_pope_{split}.json": {"question_id": 1, "image": "a.jpg", "text": "Is it?", "label": "yes"}
         for split in ("random", "popular", "adversarial")
     },
+    "repope": {
+        f"coco_repope_{split}.json": {"question_id": 1, "image": "a.jpg", "text": "Is it?", "label": "yes"}
+        for split in ("random", "popular", "adversarial")
+    },
     "amber": {
         "annotations.json": {"id": 1, "type": "relation", "truth": "yes"},
         "query_generative.json": {"id": 1, "image": "a.jpg", "query": "Is it?"},
@@ -338,7 +342,9 @@ def load_own(task: str, files: dict[str, Row], folder: Path) -> Any:
 
 @pytest.mark.parametrize("task", OWN)
 def test_a_benchmarks_own_layout_is_read(task: str, tmp_path: Path) -> None:
-    assert len(load_own(task, OWN[task], tmp_path)) == {"pope_llava": 3, "amber": 1, "rtvlm": 2}.get(task, 1)
+    assert len(load_own(task, OWN[task], tmp_path)) == {"pope_llava": 3, "repope": 3, "amber": 1, "rtvlm": 2}.get(
+        task, 1
+    )
 
 
 @pytest.mark.parametrize("task", OWN)

@@ -115,7 +115,7 @@ def test_the_version_is_that_whose_questions_the_answers_repeat(references: Path
     rows = [{"question": f"Is there an thing {n} in the image?", "answer": "Yes"} for n in range(3)]
     given = pope.official_answers(write(tmp_path / "m_random.jsonl", rows), references)
     assert list(given.warnings) == [
-        "m_random.jsonl: scored as pope_llava (2910 random questions), not pope",
+        "m_random.jsonl: taken as answers to the 2910 random questions of pope_llava, not of pope",
         "m_random.jsonl: answers 3 of 2910 random questions; the others are not counted",
     ]
     assert score("pope", given)["random_accuracy"] == 100
@@ -126,7 +126,7 @@ def test_the_version_is_that_with_as_many_questions_else_the_tasks_own(reference
         write(tmp_path / f"{n}_random.jsonl", [{"question_id": i, "text": "No"} for i in range(n)]) for n in (4, 2910)
     )
     assert "pope_llava" not in str(pope.official_answers(few, references).warnings)
-    assert "scored as pope_llava" in pope.official_answers(many, references).warnings[0]
+    assert "random questions of pope_llava, not of pope" in pope.official_answers(many, references).warnings[0]
     assert not pope.official_answers_llava(many, references).warnings
     popular = write(tmp_path / "m_popular.jsonl", [{"question_id": i, "text": "No"} for i in range(4)])
     assert not pope.official_answers(popular, references).warnings
