@@ -91,7 +91,8 @@ def test_llavas_version_in_another_order_has_the_same_labels(data: Path, tmp_pat
 
 def test_the_score_is_popes_mean_of_three(data: Path, tmp_path: Path) -> None:
     rows = [{"question_id": n, "text": "Yes"} for n in range(1, 5)]
-    given = join([repope.official_answers(put(tmp_path / f"m_{split}.jsonl", rows), data) for split in SPLITS])
+    paths = [put(tmp_path / f"m_{split}.jsonl", rows) for split in SPLITS]
+    given = join([repope.official_answers(path, data) for path in paths], paths)
     process = registry().process_results("repope")
     found = [process(one.doc, [one.answer])["f1"] for one in given.answered]
     assert registry().metric("repope", "f1")(found) == pytest.approx(80)  # precision 2/3, recall 1
