@@ -7,7 +7,9 @@
 HARNESS_DATA is a folder with one folder a task. Without it: beside the hub's cache.
 """
 
+import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,8 +19,11 @@ from support.downloads import Remote
 from support.errors import SettingError
 from support.files import cache_folder
 from support.parsing import parse_toml
+from tasks.registry import registry
 
 VARIABLE: Final = "HARNESS_DATA"
+DIGEST: Final = " sha256 "
+"""What stands before the digest of a table."""
 LIST: Final = Path(__file__).resolve().parent / "benchmarks" / "downloads.toml"
 
 
@@ -80,12 +85,24 @@ def folder_of(task: str) -> Path:
 
 
 def stored(task: str) -> Path | None:
-    """The task's folder in HARNESS_DATA; None where that holds nothing of it."""
+    """The task's folder in HARNESS_DATA, else the table that its YAML names; None where there is neither."""
     folder = folder_of(task)
-    try:
-        return folder if any(not path.name.startswith(".") for path in folder.iterdir()) else None
-    except OSError:  # not there, or no folder
+    with suppress(OSError):  # not there, or no folder
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
+            return folder
+    known = registry().tasks.get(task)
+    return None if known is None else known.table
+
+
+def describe_data(task: str, given: str | None) -> str | None:
+    """What an entry says of the table of a task that names one: its path with the digest of its content; None for other
+    data. `given`: what the user names in its place."""
+    known = registry().tasks.get(task)
+    where = given or stored(task)
+    if known is None or known.table is None or where is None or not Path(where).is_file():
         return None
+    digest = hashlib.sha256(Path(where).read_bytes()).hexdigest()[:16]
+    return f"{given or known.table.name}{DIGEST}{digest}"
 
 
 def sources_of(task: str) -> Sources | None:

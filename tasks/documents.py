@@ -95,6 +95,8 @@ class DocumentSource:
     """Columns that tell rows apart, where the benchmark has any."""
     other_names: Mapping[str, str] = field(default_factory=dict)
     """Column -> what other public tables of the benchmark call it."""
+    constants: Mapping[str, str] = field(default_factory=dict)
+    """Column -> what each row has there of a table without it."""
     partial_data: bool = False
     """Whether rows may be missing."""
     without_picture: bool = False
@@ -103,8 +105,7 @@ class DocumentSource:
     @property
     def where(self) -> str:
         """Where the rows are from, in words."""
-        given = (self.paths or {}).get(self.task)
-        return f"{self.data} at revision {self.revision}" if given is None else str(given)
+        return str((self.paths or {}).get(self.task, f"{self.data} at revision {self.revision}"))
 
     @property
     def splits(self) -> Sequence[str]:
@@ -164,6 +165,7 @@ def _read_declared(source: DocumentSource, columns: Mapping[str, Sequence[Any]])
         raise BenchmarkDataError(f"{source.task}: {source.where} has no rows")
     found_as = {name: other for name, other in source.other_names.items() if name not in columns and other in columns}
     columns = {**columns, **{name: columns[other] for name, other in found_as.items()}}
+    columns = {**{name: [text] * len(columns[IMAGE]) for name, text in source.constants.items()}, **columns}
     _check_columns(source, list(columns))
     try:
         return {IMAGE: columns[IMAGE]} | (read_columns(columns, source.kinds) if source.kinds else dict(columns))

@@ -48,6 +48,7 @@ _FILES: Final[dict[Path, None]] = {}
 def include(folder: Path) -> None:
     """Know the tasks of a folder from now on; SettingError."""
     folder = _check_folder(folder, f"{OPTION} {folder}")
+    _find_places.cache_clear()  # it may have a new file
     known = [one for one in os.environ.get(VARIABLE, "").split(os.pathsep) if one]
     os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*known, str(folder)]))
 

@@ -9,6 +9,7 @@ listing needs neither torch nor lm_eval. A YAML with neither `task` nor `group` 
 says so by a name that starts with "_".
 """
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,8 @@ from tasks.hub_data import is_pinned
 from tasks.metric import Metric
 from tasks.outside import Place, add_file, module_of, named_modules, places
 from tasks.task_yaml import Fields, load_yaml, read_checked, read_columns_field, read_part
+
+log = logging.getLogger(__name__)
 
 FOLDER: Final = Path(__file__).resolve().parent
 
@@ -76,6 +79,8 @@ class TaskSpec:
     """Dataset id on the hub, or "embedded", or where else it is published."""
     revision: str
     """A commit, where one is known; else a branch."""
+    table: Path | None = None
+    """The file with its data, of a task from outside that names one."""
     moved_to: str | None = None
     """The dataset's second id on the hub, which is used where the first one can't be read."""
     rows: int | None
@@ -121,7 +126,7 @@ class TaskSpec:
     @property
     def pinned(self) -> bool:
         """Whether its data can't change under its revision."""
-        return self.data == "embedded" or is_pinned(self.revision)
+        return self.data == "embedded" or self.table is not None or is_pinned(self.revision)
 
     @property
     def all_metrics(self) -> Mapping[str, MetricSpec]:
@@ -277,6 +282,9 @@ def _read_outside(others: tuple[Place, ...]) -> Registry:
     tasks, groups = dict(ours.tasks), dict(ours.groups)
     for path in dict.fromkeys(path for place in others for path in place.files):
         config = load_yaml(path)
+        if not config.keys() & {"task", "group", "metric_list", "include"} and not path.name.startswith("_"):
+            log.warning("%s: has neither task nor group: passed over", path)
+            continue
         list(named_modules(config))  # raises where one has a name that is taken
         _add_spec(_read_spec(path, config), tasks, groups)
     for group in groups.values():
@@ -340,6 +348,7 @@ def _read_task(fields: Fields) -> TaskSpec:
         cluster=metadata.text("cluster"),
         data=metadata.text("data"),
         revision=metadata.text("revision"),
+        table=fields.path.parent / metadata.text("table") if "table" in metadata.values else None,
         moved_to=metadata.text("moved_to") if "moved_to" in metadata.values else None,
         rows=metadata.count_or_null("rows"),
         columns=read_columns_field(metadata),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +173,31 @@ def tasks_show_command(
         print(json.dumps(facts))
         return OK
     _print_facts(facts)
+    return OK
+
+
+@tasks_app.command("new")
+def tasks_new_command(
+    name: Annotated[str, typer.Argument(help="What the task is called.")],
+    kind: Annotated[str, typer.Option("--type", help="yes-no, multiple-choice, open or caption.")],
+    table: Annotated[
+        Path,
+        typer.Option("--data", help="A table with columns image, question, answer: csv, tsv, jsonl, json or parquet."),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder for NAME.yaml, then given as --include-path.")] = Path(),
+    rule: Annotated[
+        str | None,
+        typer.Option(help="Of open: exact, contains, regex, vqa-accuracy or judge; of caption: contains or judge."),
+    ] = None,
+    rubric: Annotated[str | None, typer.Option(help="With --rule judge: how it grades from 0 to 10.")] = None,
+) -> int:
+    """Write the YAML file of a task from a table; it needs no code. Each row and picture is looked at."""
+    from harness.evaluation.new_task import make_task
+    from tasks.benchmarks.task_from_table import NewTask
+
+    made = make_task(NewTask(name=name, kind=kind, table=table, rule=rule, rubric=rubric), out)
+    log.info(f"{made.path}: written, {made.documents} questions about {made.pictures} pictures")
+    log.info(f"next: harness eval --include-path {shlex.quote(str(out))} --tasks {name} --model MODEL")
     return OK
 
 

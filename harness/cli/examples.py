@@ -80,6 +80,7 @@ harness tasks
 harness tasks --json
 harness tasks show scenes_chair
 harness tasks show pope --samples 2 --data pope=/data/pope  # needs a folder with POPE's questions
+harness tasks new streets --type yes-no --data streets.csv --out mine  # needs a table of your own
 harness models
 harness models --json
 harness models check scenes-base

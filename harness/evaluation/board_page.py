@@ -164,11 +164,13 @@ class _Source(NamedTuple):
 def _find_pictures(name: str, source: _Source) -> "dict[str, Picture]":
     """A task's pictures by their ids, not read yet; raises if the task's data are not on this machine."""
     from harness.evaluation.generate import load_tasks
+    from tasks.data_folder import DIGEST
     from tasks.registry import registry
 
     spec = registry().task(name)
     local = source.data if source.data not in (None, f"{spec.data}@{spec.revision}") else None
     # For data of another revision, `local` is no path: pictures then come from the task's own revision.
+    local = None if local is None else local.partition(DIGEST)[0]
     paths = {name: local} if local is not None and Path(local).expanduser().exists() else None
     with _offline():
         task = load_tasks([spec], split=source.split, data=paths, partial_data=True)[name]

@@ -32,7 +32,7 @@ from leaderboards.board.entry import (
 from support.errors import SettingError
 from support.judge_names import current_judge
 from support.settings import LARGEST_SEED, check_integer
-from tasks.data_folder import VARIABLE, stored
+from tasks.data_folder import VARIABLE, describe_data, stored
 from tasks.draw import DRAWN, describe_draw
 from tasks.judges.parameters import NOT_SETTABLE, not_settable
 from tasks.judges.protocol import Judge
@@ -103,7 +103,8 @@ class EvalSettings:
         """The provenance of one task: the digest of what decides its scores, its data, which of its documents a limit
         draws, and its judge's prompts."""
         own = f"{VARIABLE}/{task.name}" if stored(task.name) else f"{task.data}@{task.revision}"
-        data = self.data.get(task.name, own)
+        given = self.data.get(task.name)
+        data = describe_data(task.name, given) or given or own
         facts = {"task": score_digest(task.path), SCHEME_FACT: SCHEME, "data": data}
         facts |= {DRAWN: describe_draw(task, self.seed)} if self.limit is not None else {}
         return facts | ({"prompts": "official" if self.official_prompts else "own"} if task.judged else {})

@@ -12,6 +12,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
+from harness.evaluation.answers_by_id import read_answers
 from harness.evaluation.guards import answer_in
 from harness.evaluation.judge_cost import JudgePlan, plan
 from harness.evaluation.make_judge import check_judge
@@ -200,7 +201,10 @@ def _read_answers(task: TaskSpec, path: Path, references: Path | None, judge: Ju
     """The answers in a file or folder; with a judge, their texts where it may rate them."""
     if not path.exists() and not list(path.parent.glob(path.name + "*")):  # some layouts are several files
         raise AnswerFileError(f"{path}: no such file or folder")
-    given = registry().official_answers(task.name)(path, references)
+    if task.answers is None and task.table is not None:
+        given = read_answers(task, path, references)
+    else:
+        given = registry().official_answers(task.name)(path, references)
     if not given.answered:
         raise AnswerFileError(f"{path}: holds no answers to {task.name}")
     if judge is None or not any(sample.judge_instead for sample in given.answered):
@@ -213,7 +217,7 @@ def _check_size(task: TaskSpec, path: Path, given: OfficialAnswers) -> None:
     """AnswerFileError where a file has as many answers as another version of the benchmark has questions, and not as
     many as this one."""
     count = len(given.answered)
-    for other in registry().tasks.values():
+    for other in registry().tasks.values() if task.answers is not None else ():
         is_version = other.answers == task.answers or (given.partial and _module_of(other) == _module_of(task))
         if other.name != task.name and is_version and other.rows == count != task.rows:
             sizes = f"{count} answers, as many as {other.name} has questions ({task.name} has {task.rows})"
