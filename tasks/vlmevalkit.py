@@ -199,6 +199,7 @@ TABLES: Final[Mapping[str, Table]] = {
         rows=_rename({}),
     ),
     "mmstar": Table(files=("MMStar.tsv",), columns=_OWN | {"category", "l2_category"}, rows=_rename({})),
+    "realworldqa": Table(files=("RealWorldQA.tsv",), columns=_OWN | {"A", "B"}, rows=_rename({})),
     "seedbench_img": Table(files=("SEEDBench_IMG.tsv",), columns=_OWN | {"A", "B", "C", "D"}, rows=_seedbench),
     "scienceqa_img": Table(files=("ScienceQA_TEST.tsv",), columns=_OWN | {"A", "B"}, rows=_scienceqa),
     "mmvet": Table(

@@ -99,6 +99,10 @@ MMSTAR: Rows = [
     | {"category": kind, "l2_category": "x", "meta_info": {"id": f"{n}", "source": "MMBench", "split": "dev"}}
     for n, kind in enumerate(("coarse perception", "science & technology", "math"))
 ]
+REAL_WORLD: Rows = [
+    {"image": png(n), "question": f"{asked} Please answer directly.", "answer": truth}
+    for n, (asked, truth) in enumerate((("Where?\nA. Left\nB. Right\n", "A"), ("How many?", "2"), ("Is it?", "Yes")))
+]
 TABLES: dict[str, Rows] = {
     "mme": MME,
     "pope": POPE,
@@ -113,6 +117,7 @@ TABLES: dict[str, Rows] = {
     "scienceqa_img": SCIENCE,
     "seedbench_img": SEED,
     "mmstar": MMSTAR,
+    "realworldqa": REAL_WORLD,
 }
 
 

@@ -126,6 +126,16 @@ LAYOUTS: Sequence[Layout] = (
         row_key="index",
     ),
     Layout(
+        task="realworldqa",
+        rows=[
+            {"index": n, "question": "How many?", "answer": "2", "prediction": said} for n, said in ((1, "2"), (2, "3"))
+        ],
+        field="prediction",
+        references={},
+        missing_is_wrong=True,
+        row_key="index",
+    ),
+    Layout(
         task="mmvet",
         rows=[{"id": "v1_0", "value": "It is x."}, {"id": "v1_1", "value": "It is y."}],
         field="value",

@@ -40,6 +40,7 @@ ROWS: Mapping[str, Row] = {
         **{"index": 0, "question": "Which?\nOptions: A: a, B: b, C: c, D: d", "answer": "A"},
         **{"category": "math", "l2_category": "geometry"},
     },
+    "realworldqa": {"question": "Which?\nA. dog\nB. cat\nPlease answer directly.", "answer": "A"},
     "mmhal": {"question_type": "attribute", "image_content": ["Dog"], "question": "What?", "gt_answer": "a dog"},
     "mmvet": {"question_id": "v1_0", "question": "What?", "answer": "a<OR>b", "capability": ["ocr", "math"]},
     "object_halbench": {"id": "1/0", "question": "Describe.", "gt_objects": ["dog"]},

@@ -1,4 +1,4 @@
-"""MMStar: what the authors' rule reads of an answer, and what is counted."""
+"""MMStar and RealWorldQA: what their rules read of an answer, and what is counted."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from support.errors import AnswerFileError
-from tasks.benchmarks import mmstar
+from tasks.benchmarks import mmstar, realworldqa
 from tests.tasks.conftest import score
 from tests.tasks.conftest import write_lines as write
 
@@ -66,3 +66,51 @@ def test_mmstar_counts_by_ability(tmp_path: Path) -> None:
     assert found.partial
     with pytest.raises(AnswerFileError, match="row 1: category 'sport': must be one of coarse perception"):
         mmstar.official_answers(write(tmp_path / "b.jsonl", [mmstar_row(0, "A", "sport")]), None)
+
+
+WHERE = "Where is it?\n\nA. Left\nB. Right turn\nC. 1.5 m\n\nPlease answer directly with only the letter."
+
+
+@pytest.mark.parametrize(
+    ("answer", "question", "said"),
+    (
+        ("B", WHERE, "b"),
+        ("b.", WHERE, "b"),
+        ("(B)", WHERE, "b"),
+        ("B. Right turn", WHERE, "b"),
+        ("Right turn, not Left", WHERE, "b"),  # the option that comes first in the answer
+        ("It is on the Left.", WHERE, "a"),
+        ("left", WHERE, "left"),  # options are looked for in their own case
+        ("1.5 m", WHERE, "15 m"),  # the answer loses its signs, the option does not
+        ("Two", "How many?", "2"),
+        ("Two.", "How many?", "two"),
+        ("1.5", "How far?", "15"),
+        (" Yes ", "Is it?", "yes"),
+        ("", WHERE, ""),
+    ),
+)
+def test_realworldqa_reads_an_option_or_all_of_an_answer(answer: str, question: str, said: str) -> None:
+    """As lmms_eval/tasks/realworldqa/utils.py of EvolvingLMMs-Lab/lmms-eval reads it, followed by hand."""
+    assert realworldqa.read(answer, question) == said
+
+
+def test_realworldqa_letters_options_in_their_order() -> None:
+    assert realworldqa.read("cup", "Which?\nC. dog\nD. cup") == "b"
+
+
+def test_realworldqa_counts_its_two_kinds_of_questions(tmp_path: Path) -> None:
+    options = {"question": "Where?", "A": "Left", "B": "Right", "answer": "B"}
+    rows = [
+        {"index": 0, **options, "prediction": "Right"},
+        {"index": 1, **options, "prediction": "on the side"},
+        {"index": 2, "question": "How many?", "A": None, "B": None, "answer": "2", "prediction": "two"},
+    ]
+    found = realworldqa.official_answers(write(tmp_path / "a.jsonl", rows), None)
+    scores = score("realworldqa", found)
+    assert scores["accuracy"] == pytest.approx(200 / 3)
+    assert (scores["accuracy_options"], scores["accuracy_open"]) == (50, 100)
+    asked = [sample.doc["question"] for sample in found.answered]
+    assert asked[0] == f"Where?\nA. Left\nB. Right\n{realworldqa.ASKS_LETTER}"
+    assert asked[2] == f"How many?\n{realworldqa.ASKS_WORD}"
+    records = [realworldqa.process_results(one.doc, [one.answer])["accuracy"] for one in found.answered]
+    assert [record.get("unparsed", False) for record in records] == [False, True, False]

@@ -171,6 +171,7 @@ BAD = (
     ("seedbench_img", "data_type", "audio", "must be one of image, video"),
     ("mmstar", "answer", "E", "must be one of A, B, C, D"),
     ("mmstar", "category", "colour", "must be one of coarse perception"),
+    ("realworldqa", "answer", None, "must be text"),
     ("mmhal", "question_type", "colour", "must be one of attribute"),
     ("mmhal", "gt_answer", None, "must be text"),
     ("mmvet", "capability", "ocr, sing", "must be one of rec"),

@@ -18,6 +18,7 @@ from PIL import Image
 
 from support.errors import BenchmarkDataError
 from support.images import is_read
+from tasks.benchmarks.realworldqa import ASKS_LETTER
 from tasks.documents import load
 from tasks.hub_data import other_data
 from tasks.registry import registry
@@ -98,6 +99,10 @@ def both(task: str) -> tuple[list[Row], list[Row]]:
             row = {"question": asked, "answer": letter, "category": "math", "l2_category": "geometry"}
             hub.append({**told, "index": number, **row, "meta_info": {"source": "x"}})
             kit.append({**own, **row, "bench": "x"})
+        elif task == "realworldqa":
+            lettered = "".join(f"{each}. {text}\n" for each, text in choices.items())
+            hub.append({**told, "question": f"{words}\n{lettered}{ASKS_LETTER}", "answer": letter})
+            kit.append({**own, **choices, "answer": letter})
         elif task == "seedbench_img":
             spelled = ("Scene Understanding", "Instances Counting", "Text Understanding", "Instance Attributes")
             lower = {f"choice_{each.lower()}": text for each, text in choices.items()}
