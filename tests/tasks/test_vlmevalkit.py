@@ -100,8 +100,8 @@ def both(task: str) -> tuple[list[Row], list[Row]]:
             hub.append({**told, "index": number, **row, "meta_info": {"source": "x"}})
             kit.append({**own, **row, "bench": "x"})
         elif task == "realworldqa":
-            lettered = "".join(f"{each}. {text}\n" for each, text in choices.items())
-            hub.append({**told, "question": f"{words}\n{lettered}{ASKS_LETTER}", "answer": letter})
+            lines = "".join(f"{each}. {text}\n" for each, text in choices.items())
+            hub.append({**told, "question": f"{words}\n{lines}{ASKS_LETTER}", "answer": letter})
             kit.append({**own, **choices, "answer": letter})
         elif task == "seedbench_img":
             spelled = ("Scene Understanding", "Instances Counting", "Text Understanding", "Instance Attributes")
