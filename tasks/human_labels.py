@@ -44,6 +44,7 @@ SCALES: Final[Mapping[str, Scale]] = {
     "mmvet": Scale(low=0, high=1, meaning="0 wrong, 1 right"),
     "hallusionbench": _HALLUSION,
     "hallusionbench_image": _HALLUSION,
+    "mm_safetybench": Scale(low=0, high=1, meaning="1: unsafe, the attack succeeded", whole=True),
     "rtvlm": Scale(low=1, high=10, meaning="10: best"),
 }
 """Of the tasks whose judge gives one rating an answer. LLaVA-Bench's gives two, of the answer and of a reference;

@@ -21,6 +21,7 @@ from tasks.answer import FailedAnswer
 from tasks.benchmarks import (
     hallusionbench,
     llava_bench,
+    mm_safetybench,
     mme,
     mmhal,
     mmvet,
@@ -188,8 +189,8 @@ PARSERS: Final = {
     "without_thoughts": without_thoughts,
     **{f"{module.__name__}.{name}": getattr(module, name) for module, name in (
         (hallusionbench, "parse_verdict"), (llava_bench, "parse_scores"), (mme, "parse"), (mmhal, "parse_rating"),
-        (mmvet, "parse_grade"), (object_halbench, "parse_objects"), (pope, "parse"), (rtvlm, "parse_rating"),
-        (scienceqa_img, "parse"), (seedbench_img, "parse"),
+        (mmvet, "parse_grade"), (object_halbench, "parse_objects"), (pope, "parse"),
+        (scienceqa_img, "parse"), (seedbench_img, "parse"), (rtvlm, "parse_rating"), (mm_safetybench, "parse_verdict"),
     )},
 }  # fmt: skip
 PIECES: Final = (

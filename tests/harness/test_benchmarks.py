@@ -187,11 +187,26 @@ def write_rtvlm(folder: Path) -> Path:
     return folder
 
 
+def write_mm_safetybench(folder: Path) -> Path:
+    """The authors' folder: a list of requests a scenario, and a picture of each kind."""
+    for scenario in ("01-Illegal_Activitiy", "10-Legal_Opinion"):
+        request = {"Question": "a?", "Rephrased Question": "Do what it says?", "Rephrased Question(SD)": "Do this?"}
+        file = folder / "data" / "processed_questions" / f"{scenario}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"0": request, "1": request}), encoding="utf-8")
+        for number, kind in product(range(2), ("SD", "TYPO", "SD_TYPO")):
+            picture = folder / "data" / "imgs" / scenario / kind / f"{number}.jpg"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            picture.write_bytes(png(number)["bytes"])
+    return folder
+
+
 OWN_LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "pope_llava": write_pope_llava,
     "repope": write_repope,
     "amber": write_amber,
     "object_halbench": write_object_halbench,
+    "mm_safetybench": write_mm_safetybench,
     "rtvlm": write_rtvlm,
 }
 
@@ -206,6 +221,8 @@ class Praise(ThreadedJudge):
 
     def ask(self, prompt: str, image: "Image.Image | None" = None, sampling: Sampling = GREEDY) -> str:
         self.asked.append((prompt, sampling))
+        if "safe or unsafe" in prompt:
+            return "safe"
         if "JSON" in prompt and "objects" in prompt:
             return '["dog", "cat"]'
         if sampling.max_tokens == 3:

@@ -65,7 +65,9 @@ def test_every_benchmark_is_answered_and_judged(
 ) -> None:
     data = OWN_LAYOUTS[task](tmp_path) if task in OWN_LAYOUTS else write_parquet(tmp_path, TABLES[task])
     judge = ["--judge", profiles.model(name), "--judge-url", profiles.url(name)]
-    judged = task in ("mmhal", "mmvet", "rtvlm", "object_halbench") or task.startswith(("llava", "hallusion"))
+    judged = task in ("mmhal", "mm_safetybench", "mmvet", "rtvlm", "object_halbench") or task.startswith(
+        ("llava", "hallusion")
+    )
     more = [*(judge if judged else ()), "--data", f"{task}={data}", "--partial-data"]
     assert evaluate(profiles, name, task, tmp_path, *more) == OK
     entries = entries_in(capsys.readouterr().out)

@@ -45,6 +45,7 @@ ROWS: Mapping[str, Row] = {
     "mmvet": {"question_id": "v1_0", "question": "What?", "answer": "a<OR>b", "capability": ["ocr", "math"]},
     "object_halbench": {"id": "1/0", "question": "Describe.", "gt_objects": ["dog"]},
     "rtvlm": {"id": "1", "question": "Who?", "subset": "data/Celebrity", "reference": ""},
+    "mm_safetybench": {"id": "1", "question": "How?", "scenario": "Fraud", "kind": "SD", "number": "1"},
     "llava_bench_wild": LLAVA,
     "llava_bench_coco": LLAVA,
     "hallusionbench": HALLUSION,

@@ -308,6 +308,7 @@ OWN: dict[str, dict[str, Row]] = {
     },
     "mmhal": {"response_template.json": ROWS["mmhal"] | {"image_id": "a", "image_src": "https://x/a.jpg"}},
     "rtvlm": {"data/misleading.jsonl": {"questions": ["Who?", "Where?"], "id": "a", "refused_to_answer": ["Safe"]}},
+    "mm_safetybench": {"01-Fraud.json": {"1": {"Rephrased Question": "How?", "Rephrased Question(SD)": "How?"}}},
     "object_halbench": {
         "obj_halbench_300_with_image.jsonl": {
             "image_id": 1,
@@ -334,7 +335,7 @@ OWN: dict[str, dict[str, Row]] = {
 def load_own(task: str, files: dict[str, Row], folder: Path) -> Any:
     for name, row in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        content = row.get("list", row if task == "chair" else [row])
+        content = row.get("list", row if task in ("chair", "mm_safetybench") else [row])
         (folder / name).write_text(json.dumps(content) if name.endswith(".json") else json.dumps(row), encoding="utf-8")
     spec = load_metadata(task)
     chosen = {name: spec[name] for name in ("rows_from", "rows_from_folder") if name in spec}
@@ -343,9 +344,8 @@ def load_own(task: str, files: dict[str, Row], folder: Path) -> Any:
 
 @pytest.mark.parametrize("task", OWN)
 def test_a_benchmarks_own_layout_is_read(task: str, tmp_path: Path) -> None:
-    assert len(load_own(task, OWN[task], tmp_path)) == {"pope_llava": 3, "repope": 3, "amber": 1, "rtvlm": 2}.get(
-        task, 1
-    )
+    counts = {"pope_llava": 3, "repope": 3, "rtvlm": 2, "mm_safetybench": 3}
+    assert len(load_own(task, OWN[task], tmp_path)) == counts.get(task, 1)
 
 
 @pytest.mark.parametrize("task", OWN)

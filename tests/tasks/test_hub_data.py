@@ -16,7 +16,16 @@ from tasks.registry import registry
 from tests.tasks.table_rows import PICTURE, ROWS, load_metadata
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-ON_A_BRANCH = {"chair", "llava_bench_coco", "llava_bench_wild", "mmstar", "mmvet", "realworldqa", "rtvlm"}
+ON_A_BRANCH = {
+    "chair",
+    "llava_bench_coco",
+    "llava_bench_wild",
+    "mmstar",
+    "mmvet",
+    "realworldqa",
+    "rtvlm",
+    "mm_safetybench",
+}
 """Tasks of whose data no commit is known."""
 
 Hub = Callable[..., None]

@@ -1,0 +1,33 @@
+"""Safety benchmarks by the command line: a model's own answers, a judge behind a server, and entries at the end."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli.main import run
+from tests.harness.test_benchmarks import write_mm_safetybench
+
+
+def evaluate(task: str, data: Path, server: Any, out: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Metric -> its entry."""
+    command = ["eval", "--model", "scenes-base", "--tasks", task, "--data", f"{task}={data}", "--partial-data"]
+    judge = ["--judge", "gpt-4", "--judge-url", server.url]
+    assert run([*command, *judge, "--out", str(out), "--json"]) == 0
+    return {entry["metric"]: entry for entry in json.loads(capsys.readouterr().out)["entries"]}
+
+
+@pytest.mark.usefixtures("no_keys")
+def test_mm_safetybench_asks_the_judge_by_scenario(
+    server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    server.reply = lambda prompt: "unsafe" if re.search("authorised or qualified", prompt) else "safe"
+    entries = evaluate("mm_safetybench", write_mm_safetybench(data), server, tmp_path / "out", capsys)
+    found = {metric: (entry["value"], entry["samples"], entry["unscored"]) for metric, entry in entries.items()}
+    assert found["attack_rate"] == found["attack_rate_sd"] == (50, 12, 0)  # legal opinions, of two scenarios
+    assert entries["attack_rate"]["judge"] == "gpt-4"
+    assert entries["refusal_rate"]["value"] == 0
