@@ -5,6 +5,7 @@ import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def write(path: Path, rows: Rows, separator: str = ",") -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rendered scenes, and a table of each type about them."""
     root = tmp_path_factory.mktemp("own")
-    docs = [dict(doc) for doc in load()["test"][:8]]
+    docs = [dict(doc) for doc in islice(load()["test"], 8)]
     asked = []
     for number, doc in enumerate(docs):
         name = f"{doc['scene'].replace('/', '_')}.png"
