@@ -35,16 +35,16 @@ def models_command(context: typer.Context, as_json: Json = False) -> int:
     from dataclasses import asdict
 
     from harness.models.fetch import cached
-    from harness.models.spec import MODELS
+    from harness.models.spec import named_models
     from support.markdown import MISSING
     from support.tables import Table
 
     if as_json:
-        listed = [asdict(spec) | {"here": cached(spec)} for spec in MODELS.values()]
+        listed = [asdict(spec) | {"here": cached(spec)} for spec in named_models().values()]
         print(json.dumps({"models": listed}, default=str))
         return OK
     rows = []
-    for spec in MODELS.values():
+    for spec in named_models().values():
         hub = "embedded" if Path(spec.pretrained).is_dir() else spec.pretrained
         here = "server" if spec.backend == "openai" else "yes" if cached(spec) else ""
         size = MISSING if spec.gigabytes is None else f"{spec.gigabytes:g}"

@@ -21,9 +21,9 @@ def _list_single_tasks() -> dict[str, str]:
 
 
 def _list_models() -> dict[str, str]:
-    from harness.models.spec import MODELS
+    from harness.models.spec import named_models
 
-    return {spec.name: spec.description for spec in MODELS.values()}
+    return {spec.name: spec.description for spec in named_models().values()}
 
 
 def _list_recipes() -> dict[str, str]:

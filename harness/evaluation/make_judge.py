@@ -1,10 +1,12 @@
 """Makes a judge from its name and settings, and tells whether a judge can rate what it is wanted for."""
 
 from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Final
 
 from support.errors import Need, NoJudgeError, NoKeyError, SettingError
+from support.installed import describe, installed, load
 from support.judge_names import SCENES, current_judge
 from tasks.judges import prices
 from tasks.judges.addresses import OPENAI, Server, server_of
@@ -15,6 +17,8 @@ from tasks.judges.providers import find_place, has_prefix, usual_address
 from tasks.judges.settings import JudgeSettings
 from tasks.registry import TaskSpec
 
+JUDGES: Final = "harness.judges"
+"""Entry points of packages with judges: a function without arguments, or a class, that gives one."""
 OPEN_JUDGE: Final = "--judge Qwen/Qwen2.5-VL-7B-Instruct --judge-serve vllm"
 """The documented way for those without a key: open weights, served for the run. Never taken without being named."""
 NAME_ONE: Final = f"name a model by --judge (of open weights: {OPEN_JUDGE})"
@@ -31,9 +35,9 @@ def make_judge(
     settings: JudgeSettings | None = None,
     known_as: str | None = None,
 ) -> Judge:
-    """The judge "scenes" of scenes tasks, or a model of an OpenAI-compatible server (`PROVIDER:MODEL`: of that
-    provider's), with `batch` through the Batch API; `key` names the environment variable with its server's key,
-    `known_as` its server in the ledger. SettingError for a setting that would not act,
+    """The judge "scenes" of scenes tasks, one of an installed package, or a model of an OpenAI-compatible server
+    (`PROVIDER:MODEL`: of that provider's), with `batch` through the Batch API; `key` names the environment variable
+    with its server's key, `known_as` its server in the ledger. SettingError for a setting that would not act,
     NoKeyError where no key is set and no server named."""
     from tasks.judges.batch import BatchJudge
     from tasks.judges.openai import OpenAIJudge
@@ -42,6 +46,9 @@ def make_judge(
     if name == SCENES:
         given = {"url": url, "key": key, "budget": budget, "batch": batch, "set": settings != JudgeSettings()}
         return _make_scenes(given | {"known-as": known_as})
+    if (point := installed(JUDGES).get(name)) is not None:
+        given = {"url": url, "key-env": key, "budget": budget, "batch": batch, "known-as": known_as}
+        return _make_installed(point, given | {"set": settings != JudgeSettings()})
     kind = ""
     try:
         place = find_place(name)
@@ -90,6 +97,17 @@ def _make_scenes(given: Mapping[str, Any]) -> Judge:
     if idle := [f"--judge-{option}" for option, value in given.items() if value]:
         raise SettingError(f"judge {SCENES!r}: {', '.join(idle)} would not act: no server is asked")
     return ScenesJudge()
+
+
+def _make_installed(point: EntryPoint, given: Mapping[str, Any]) -> Judge:
+    """The judge of an installed package: what its entry point names gives it when it is called."""
+    if idle := [f"--judge-{option}" for option, value in given.items() if value]:
+        raise SettingError(f"judge {point.name!r}: {', '.join(idle)} would not act: it is that of {point.value}")
+    judge = load(point)()
+    if not isinstance(getattr(judge, "model", None), str) or not callable(getattr(judge, "ask_many", None)):
+        raise SettingError(f"{describe(point)}: gives no judge (model, ask_many) but {type(judge).__name__}")
+    found: Judge = judge
+    return found
 
 
 def _find_kind(server: Server, model: str, asked: Mapping[str, Any]) -> str:

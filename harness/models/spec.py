@@ -10,6 +10,7 @@ find("gemini:gemini-3.5-flash")          # one of a provider (azure:, gemini:, a
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,6 +19,7 @@ from harness.models.base_names import ADAPTER_CONFIG, NamedBase, holds_weights, 
 from harness.models.server_facts import ServerFacts
 from support.errors import InputError, ModelError, did_you_mean
 from support.files import check_regular_files
+from support.installed import describe, installed, load
 from tasks.judges.addresses import server_of
 from tasks.judges.providers import find_place
 
@@ -154,6 +156,25 @@ _SPECS = (
 )
 MODELS = {spec.name: spec for spec in _SPECS}
 
+INSTALLED: Final = "harness.models"
+"""Entry points of packages with models: a `ModelSpec`, which has the entry point's name."""
+
+
+def named_models() -> dict[str, ModelSpec]:
+    """Name -> model: ours, and those of installed packages; InputError."""
+    found = {name: _installed_model(point) for name, point in installed(INSTALLED).items()}
+    if taken := sorted(found.keys() & MODELS.keys()):
+        raise InputError(f"{describe(installed(INSTALLED)[taken[0]])}: the name {taken[0]!r} is taken by one of ours")
+    return MODELS | found
+
+
+def _installed_model(point: EntryPoint) -> ModelSpec:
+    found = load(point)
+    if not isinstance(found, ModelSpec):
+        raise InputError(f"{describe(point)}: is no ModelSpec but {type(found).__name__}")
+    return replace(found, name=point.name)
+
+
 OPENAI_PREFIX = "openai:"
 BASE_OPTION: Final = "--model-base"
 
@@ -173,6 +194,8 @@ def find(name: str, *, remote_code: bool = False, base: str | None = None) -> Mo
 def _find(name: str, base: str | None = None) -> ModelSpec:
     if name in MODELS:
         return MODELS[name]
+    if name in installed(INSTALLED):
+        return named_models()[name]
     if name.startswith(OPENAI_PREFIX) and name != OPENAI_PREFIX:
         return ModelSpec(
             name=name, pretrained=name.removeprefix(OPENAI_PREFIX), backend="openai", description="behind a server"
@@ -188,7 +211,7 @@ def _find(name: str, base: str | None = None) -> ModelSpec:
         known = next((spec for spec in MODELS.values() if spec.pretrained == name), None)
         return replace(known, name=name) if known else ModelSpec(name=name, pretrained=name, base=base)
     more = "a folder with weights or an adapter, a hub id, or openai:ID (azure:, gemini:, anthropic:) behind a server"
-    raise InputError(f"no model {name!r}{did_you_mean(name, MODELS)}, {more}")
+    raise InputError(f"no model {name!r}{did_you_mean(name, [*MODELS, *installed(INSTALLED)])}, {more}")
 
 
 def copy_option(spec: ModelSpec) -> str:
