@@ -202,6 +202,9 @@ TABLES: Final[Mapping[str, Table]] = {
     "realworldqa": Table(files=("RealWorldQA.tsv",), columns=_OWN | {"A", "B"}, rows=_rename({})),
     "seedbench_img": Table(files=("SEEDBench_IMG.tsv",), columns=_OWN | {"A", "B", "C", "D"}, rows=_seedbench),
     "scienceqa_img": Table(files=("ScienceQA_TEST.tsv",), columns=_OWN | {"A", "B"}, rows=_scienceqa),
+    "textvqa": Table(
+        files=("TextVQA_VAL.tsv",), columns=_OWN, rows=_rename({"question_id": "index", "answers": "answer"})
+    ),
     "mmvet": Table(
         files=("MMVet.tsv",),
         columns=_OWN | {"category"},

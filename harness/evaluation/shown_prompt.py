@@ -119,5 +119,6 @@ class _Columns(dict[str, Any]):
     """A document whose columns hold their own names in braces."""
 
     def __init__(self, known: Mapping[str, Any]) -> None:
-        names = ("question", "query", "hint", "A", "B", "C", "D", "image", *(f"choice_{each}" for each in "abcd"))
+        choices = (*"ABCD", *(f"choice_{each}" for each in "abcd"))
+        names = ("question", "query", "hint", "image", "ocr_tokens", *choices)
         super().__init__({name: f"{{{name}}}" for name in names} | _LISTS | dict(known))

@@ -103,6 +103,11 @@ REAL_WORLD: Rows = [
     {"image": png(n), "question": f"{asked} Please answer directly.", "answer": truth}
     for n, (asked, truth) in enumerate((("Where?\nA. Left\nB. Right\n", "A"), ("How many?", "2"), ("Is it?", "Yes")))
 ]
+TEXT_VQA: Rows = [
+    {"image_id": f"{n}", "question_id": n, "question": "what is it?", "question_tokens": ["what"], "image": png(n)}
+    | {"answers": ["yes"] * 7 + ["a dog"] * 3, "ocr_tokens": ["DOG", "CAT"], "set_name": "val"}
+    for n in range(2)
+]
 TABLES: dict[str, Rows] = {
     "mme": MME,
     "pope": POPE,
@@ -118,6 +123,7 @@ TABLES: dict[str, Rows] = {
     "seedbench_img": SEED,
     "mmstar": MMSTAR,
     "realworldqa": REAL_WORLD,
+    "textvqa": TEXT_VQA,
 }
 
 

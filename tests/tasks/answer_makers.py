@@ -136,6 +136,19 @@ LAYOUTS: Sequence[Layout] = (
         row_key="index",
     ),
     Layout(
+        task="textvqa",
+        rows=[
+            {"question_id": str(n), "prompt": "What?\nAnswer.", "text": said} for n, said in ((1, "a"), (2, "dakota"))
+        ],
+        field="text",
+        references={
+            "TextVQA_0.5.1_val.json": {
+                "data": [{"image_id": str(n), "question": "what?", "answers": ["dakota"] * 10} for n in (1, 2, 3)]
+            }
+        },
+        row_key="question_id",
+    ),
+    Layout(
         task="mmvet",
         rows=[{"id": "v1_0", "value": "It is x."}, {"id": "v1_1", "value": "It is y."}],
         field="value",

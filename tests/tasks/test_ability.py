@@ -1,12 +1,13 @@
-"""MMStar and RealWorldQA: what their rules read of an answer, and what is counted."""
+"""MMStar, RealWorldQA and TextVQA: what their rules read of an answer, and what is counted."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.errors import AnswerFileError
-from tasks.benchmarks import mmstar, realworldqa
+from tasks.benchmarks import mmstar, realworldqa, textvqa
 from tests.tasks.conftest import score
 from tests.tasks.conftest import write_lines as write
 
@@ -114,3 +115,69 @@ def test_realworldqa_counts_its_two_kinds_of_questions(tmp_path: Path) -> None:
     assert asked[2] == f"How many?\n{realworldqa.ASKS_WORD}"
     records = [realworldqa.process_results(one.doc, [one.answer])["accuracy"] for one in found.answered]
     assert [record.get("unparsed", False) for record in records] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    (
+        ("The Dakota.", "dakota"),
+        ("One, two?", "1 2"),
+        ("1,000", "1000"),
+        ("$1.50", "$1.50"),
+        ("bob's", "bob 's"),
+        ("dont", "don't"),
+        ("coca-cola", "coca cola"),
+        ("coca -cola", "coca cola"),
+        ("new\nyork", "new york"),
+        ("none", "0"),
+        ("", ""),
+    ),
+)
+def test_textvqa_compares_texts_as_its_script_does(text: str, form: str) -> None:
+    """As EvalAIAnswerProcessor of LLaVA's llava/eval/m4c_evaluator.py, followed by hand."""
+    assert textvqa.normal_form(text) == form
+
+
+@pytest.mark.parametrize(
+    ("answer", "same", "score"),
+    (("dakota", 1, 0.3), ("Dakota!", 2, 0.6), ("the dakota", 3, 0.9), ("dakota", 4, 1), ("clos", 3, 0)),
+)
+def test_textvqa_counts_the_people_who_say_the_same(answer: str, same: int, score: float) -> None:
+    """1 of 10: nine leave one out find 1/3, one finds none: 0.3."""
+    assert textvqa.score(answer, ["dakota"] * same + [f"x{n}" for n in range(10 - same)]) == pytest.approx(score)
+
+
+def test_textvqa_normalises_where_all_people_agree() -> None:
+    assert textvqa.score("two", ["2"] * 10) == 1
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    (
+        "What brand?\nAnswer the question using a single word or phrase.",
+        "What brand?\nReference OCR token: A, B\nAnswer the question using a single word or phrase.",
+        "Reference OCR token: A, B\nWhat brand?\nAnswer the question using a single word or phrase.",
+        "OCR tokens: A, B. Question: What brand? Short answer:",
+    ),
+)
+def test_textvqa_finds_the_question_in_llavas_prompts(prompt: str) -> None:
+    assert textvqa.question_in(prompt) == "What brand?"
+
+
+def test_textvqa_answers_of_llava_and_of_a_table(tmp_path: Path) -> None:
+    people = ["dakota"] * 2 + [f"x{n}" for n in range(8)]
+    data = [{"image_id": name, "question": "what brand?", "answers": people} for name in ("a", "b")]
+    (tmp_path / "TextVQA_0.5.1_val.json").write_text(json.dumps({"data": data}), encoding="utf-8")
+    lines = [{"question_id": "a", "prompt": "What brand?\nAnswer.", "text": "Dakota", "model_id": "m"}]
+    lines.append({"question_id": "c", "prompt": "What brand?\nAnswer.", "text": "x", "model_id": "m"})
+    found = textvqa.official_answers(write(tmp_path / "a.jsonl", lines), tmp_path)
+    assert score("textvqa", found)["accuracy"] == pytest.approx(60)
+    assert list(found.warnings) == [
+        "1 answers are to no question of the references and are left out",
+        "1 answers, the benchmark has 5000",
+    ]
+    table = [{"index": 1, "question": "what brand?", "answer": str(people), "prediction": "dakota"}]
+    found = textvqa.official_answers(write(tmp_path / "b.jsonl", table), None)
+    assert score("textvqa", found)["accuracy"] == pytest.approx(60)
+    with pytest.raises(AnswerFileError, match="row 1: answer 'dakota': must be a list of 10 people's answers"):
+        textvqa.official_answers(write(tmp_path / "c.jsonl", [{**table[0], "answer": "dakota"}]), None)

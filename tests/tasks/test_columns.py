@@ -172,6 +172,7 @@ BAD = (
     ("mmstar", "answer", "E", "must be one of A, B, C, D"),
     ("mmstar", "category", "colour", "must be one of coarse perception"),
     ("realworldqa", "answer", None, "must be text"),
+    ("textvqa", "answers", ["dakota"], "must be a list of 10 people's answers"),
     ("mmhal", "question_type", "colour", "must be one of attribute"),
     ("mmhal", "gt_answer", None, "must be text"),
     ("mmvet", "capability", "ocr, sing", "must be one of rec"),

@@ -24,6 +24,7 @@ ON_A_BRANCH = {
     "mmvet",
     "realworldqa",
     "rtvlm",
+    "textvqa",
     "mm_safetybench",
 }
 """Tasks of whose data no commit is known."""

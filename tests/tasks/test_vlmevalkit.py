@@ -103,6 +103,10 @@ def both(task: str) -> tuple[list[Row], list[Row]]:
             lines = "".join(f"{each}. {text}\n" for each, text in choices.items())
             hub.append({**told, "question": f"{words}\n{lines}{ASKS_LETTER}", "answer": letter})
             kit.append({**own, **choices, "answer": letter})
+        elif task == "textvqa":
+            said = [truth] * 8 + ["A", "it's"]
+            hub.append({**told, "question_id": number, "answers": said, "image_id": str(number), "set_name": "val"})
+            kit.append({**own, "answer": str(said)})
         elif task == "seedbench_img":
             spelled = ("Scene Understanding", "Instances Counting", "Text Understanding", "Instance Attributes")
             lower = {f"choice_{each.lower()}": text for each, text in choices.items()}
