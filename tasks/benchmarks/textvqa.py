@@ -1,4 +1,4 @@
-"""TextVQA, its validation questions: open questions about text in pictures, by VQA accuracy against ten people's answers.
+"""TextVQA, its validation questions: open questions about text in pictures, by VQA accuracy of ten people's answers.
 
     score("The Dakota.", ["dakota"] * 7 + ["clos culombu"] * 3)      # 1.0
     score("clos culombu", ["dakota"] * 7 + ["clos culombu"] * 3)     # 0.9
@@ -84,7 +84,8 @@ def prompt(doc: Mapping[str, Any]) -> str:
 
 def target(doc: Mapping[str, Any]) -> str:
     """What most people answered."""
-    return max(doc["answers"], key=list(doc["answers"]).count)
+    answers: list[str] = doc["answers"]
+    return max(answers, key=answers.count)
 
 
 def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, dict[str, Any]]:
