@@ -43,9 +43,10 @@ def power_command(
         int | None,
         typer.Option(min=1, help="Adjust by Holm for so many tests (metrics x models); default: one a task."),
     ] = None,
-    accuracy: Annotated[float | None, typer.Option(help="Assume this % of right answers; default: 50.")] = None,
+    accuracy: Annotated[float | None, typer.Option(help="Assume so many percent right (70: 70%); default: 50.")] = None,
     discordance: Annotated[
-        float | None, typer.Option(help="Assume that only one of two models is right on this % of questions.")
+        float | None,
+        typer.Option(help="Assume that one alone of two models is right on so many percent of questions."),
     ] = None,
     per_image: Annotated[float | None, typer.Option(help="Assume so many questions about each image.")] = None,
     correlation: Annotated[
@@ -63,6 +64,7 @@ def power_command(
 
     given = {"accuracy": accuracy, "discordance": discordance, "per_image": per_image, "correlation": correlation}
     assumed = {name: value for name, value in given.items() if value is not None}
+    _check_units(assumed)
     chosen = registry().expand(tasks)
     _refuse_contradictions(len(chosen), assumed, bool(board or model or against), metric, samples, images)
     if tests is not None and tests < len(chosen):
@@ -108,6 +110,17 @@ def _find_powers(
     for each in boards:
         log_skipped(each.skipped)
     return panel
+
+
+def _check_units(assumed: "dict[str, float]") -> None:
+    """UsageError for a share, or a percentage that is none of right answers, where percent are meant."""
+    for name, least in (("accuracy", 10), ("discordance", 1)):
+        given = assumed.get(name, least)
+        if 0 < given < 1:
+            raise UsageError(f"--{name} {given:g}: is in %; for a share of {given:g} give {100 * given:g}")
+        if 0 < given < least:
+            as_much = f"give {100 - given:g}, which supposes as much chance"
+            raise UsageError(f"--{name} {given:g}: is in %, and {given:g}% is less than guessing gives; else {as_much}")
 
 
 def _refuse_contradictions(

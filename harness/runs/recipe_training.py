@@ -16,7 +16,7 @@ from support.processes import rank
 if TYPE_CHECKING:
     from harness.models.spec import ModelSpec
     from trainers.cluster.launch import Layout
-    from trainers.config.data import PreferenceFile
+    from trainers.config.data import Data, PreferenceFile
     from trainers.config.recipe import PreferenceRecipe
     from trainers.data.read_preferences import FoundPairs
     from trainers.training.checkpoints import Checkpoint
@@ -55,6 +55,21 @@ def with_short_warm_up(recipe: "PreferenceRecipe", pairs: int) -> "PreferenceRec
     words = "warmup_steps = %d in place of %d: with --limit the run has %d steps"
     log.info(words, most, training.warmup_steps, most + 1)
     return recipe.model_copy(update={"training": training.model_copy(update={"warmup_steps": most})})
+
+
+def most_pairs(data: "Data") -> int:
+    """The most pairs that can be built: each two answers to each instruction."""
+    answers = min(data.answers, len(data.pool))
+    return data.instructions * answers * (answers - 1) // 2
+
+
+def check_steps(recipe: "PreferenceRecipe", pairs: int) -> None:
+    """TrainingError where no step of a run on so many pairs would have a learning rate."""
+    from trainers.training.checkpoints import total_steps
+    from trainers.training.trl_arguments import find_warm_up
+
+    if pairs:
+        find_warm_up(recipe.training, total_steps(pairs, recipe.training))
 
 
 def on_cpus() -> bool:

@@ -34,7 +34,7 @@ NAMED: Final = 4
 """Settings that a refusal names."""
 MADE: Final = ("checkpoint-*", "*/checkpoint-*", "log.jsonl", "stopped.json", "data/*", "report.md")
 """Files of a run folder that belong to one recipe and took work. Scores are of no recipe: each says what it is of."""
-DERIVED: Final = (f"{IMAGE_FACTS}*", "leaks.json")
+DERIVED: Final = (f"{IMAGE_FACTS}*", "leaks.json", "left_out.json")
 """Those among them that are made again in no time."""
 SCORED: Final = "score_checkpoints"
 CLAIM: Final = "run.json"

@@ -1,6 +1,6 @@
 """Walk 2: a recipe to checkpoints, and every checkpoint to the board.
 
-    score the base -> build or read preference pairs, look for the tasks' pictures in them -> train (and the SFT
+    read preference pairs -> score the base -> or build them; look for the tasks' pictures -> train (and the SFT
     control), scoring every checkpoint as soon as it is complete -> check whether the last one uses its images, and what
     its log says -> paired tests, checkpoint selection, report, model cards
 
@@ -10,10 +10,10 @@ run that was killed and does nothing for one that is done.
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +33,7 @@ from harness.runs.image_use_checks import STAGE, ImageUseChecks, check_image_use
 from harness.runs.interim_scoring import Processes, find_probes_without_value, train_and_score
 from harness.runs.outcome import CONTROL, Outcome, Stop, panel_verdicts
 from harness.runs.recipe_scoring import scored_by
-from harness.runs.recipe_training import base_to_train, merge_adapter, with_short_warm_up
+from harness.runs.recipe_training import base_to_train, check_steps, merge_adapter, most_pairs, with_short_warm_up
 from harness.runs.run_folder import claim, hold_run_folder, keep_own_scoring
 from harness.runs.scoring_cost import cost_of_scoring, planned_scoring, rate_of
 from harness.runs.scoring_queue import Scoring, describe_error
@@ -111,12 +111,17 @@ def train_then_eval(
         register()
         folders = out, out if shared is None else shared.out
         run = _Run(recipe, folders, judge, tasks, probes, asked, remote_code=remote_code, server=server)
-        run.score_base()
         given = judge, tasks, run.seconds, asked[0]
-        if shared is None:
-            data = prepare_training_data(recipe, out / "data", *given, remote_code=remote_code)
-        else:
-            data = shared.prepare(recipe, *given, remote_code=remote_code)
+        prepare: Callable[[], TrainingData] = (
+            partial(prepare_training_data, recipe, out / "data", *given, remote_code=remote_code)
+            if shared is None
+            else partial(shared.prepare, recipe, *given, remote_code=remote_code)
+        )
+        read = None if recipe.data is not None else prepare()  # takes little, and tells whether there is any step
+        if limit is None:
+            check_steps(recipe, most_pairs(recipe.data) if recipe.data is not None else len(read.pairs if read else ()))
+        run.score_base()
+        data = read or prepare()
         run.announce_scoring(data)
         arms, stop = run.train_arms(data, layout)
         failed = run.score_checkpoints(arms)

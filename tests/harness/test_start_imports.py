@@ -81,3 +81,21 @@ def test_scoring_imports_neither_compilers_nor_trainers(tmp_path: Path) -> None:
     assert "torch" in found
     assert [name for name in (*OF_COMPILING[:3], "scipy", "sklearn", "peft", "trl") if name in found] == []
     assert (tmp_path / "x" / "board").is_dir()
+
+
+@pytest.mark.slow
+def test_an_adapter_and_its_base_are_scored_by_one_command(tmp_path: Path) -> None:
+    """In either order: what the first one's import leaves out, the other may need."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    from harness.models.spec import find
+
+    base = find("scenes-base").pretrained
+    model = AutoModelForImageTextToText.from_pretrained(base)
+    targets = r".*language_model.*q_proj"
+    get_peft_model(model, LoraConfig(r=2, target_modules=targets)).save_pretrained(tmp_path / "mine")
+    options = "--tasks scenes_pope --limit 2"
+    for out, models in (("x", "--model scenes-base --model mine"), ("y", "--model mine --model scenes-base")):
+        modules_after(f"{RUN}; assert code == 0", *f"eval {models} {options} --out {out}".split(), folder=tmp_path)
+        assert {entry.model for entry in Board(tmp_path / out / "board").entries()} == {"scenes-base", "mine"}

@@ -56,8 +56,11 @@ def lora(llava: Path) -> Path:
 def user(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, no_keys: None, one_thread: None
 ) -> User:
-    """In an empty folder, without keys."""
+    """In an empty folder, without keys; who looks at a page in the browser ends that at once."""
+    from harness.evaluation.live_page import LivePage
+
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(LivePage, "serve", lambda _: None)
     return User(tmp_path, capsys, {})
 
 

@@ -43,6 +43,17 @@ def _list_divisors(number: int) -> str:
 
 
 def warm_up(training: Training, steps: int) -> int:
+    """The same as `find_warm_up`; it warns of a run that ends before its warm-up."""
+    warm = find_warm_up(training, steps)
+    if training.warmup_steps >= steps and training.scheduler != "constant":
+        log.warning(
+            "warmup_steps = %d: the run has %d steps, so the learning rate never gets to %g",
+            *(warm, steps, training.learning_rate),
+        )
+    return warm
+
+
+def find_warm_up(training: Training, steps: int) -> int:
     """Steps of warm-up in a run of `steps`; TrainingError if no step would have a learning rate."""
     # A share of the run leaves a step to train: the first step of a warm-up has the learning rate 0.
     warm = training.warmup_steps or min(math.ceil(training.warmup_ratio * steps), steps - 1)
@@ -56,11 +67,6 @@ def warm_up(training: Training, steps: int) -> int:
         raise TrainingError(
             f"the learning rate is 0 in every step: the run has {steps} of them, and warmup_steps = {warm}; "
             "lower warmup_steps, or train on more pairs (a larger --limit), more epochs or a smaller batch_size"
-        )
-    if training.warmup_steps >= steps and training.scheduler != "constant":
-        log.warning(
-            "warmup_steps = %d: the run has %d steps, so the learning rate never gets to %g",
-            *(warm, steps, training.learning_rate),
         )
     return warm
 
