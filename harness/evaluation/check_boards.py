@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from harness.evaluation.find_boards import known_as, log_skipped, metric_of
+from harness.evaluation.find_boards import known_as, log_skipped, metric_of, tell_unknown_tasks
 from harness.evaluation.guards import guards_of
 from harness.evaluation.rescore import rescore
 from leaderboards.gate.gate import GateSettings, check
@@ -23,6 +23,7 @@ def check_boards(
     models = settings.models
     old, new = source(baseline, partial=partial), source(board or baseline, partial=partial)
     log_skipped(new.skipped)
+    tell_unknown_tasks((*old.entries, *new.entries))
     if board is None and models is None:
         raise UsageError("--baseline would be compared with itself: give --board, or --model and --baseline-model")
     if models is not None:

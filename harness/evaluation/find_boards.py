@@ -17,6 +17,8 @@ from leaderboards.statistics.resampling import CountsMetric
 from leaderboards.views.published import Reference, published
 from support.errors import UnknownName, UsageError, did_you_mean
 from support.markdown import line
+from tasks.outside import OPTION
+from tasks.registry import registry
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,18 @@ def entries_of_boards(boards: Sequence[Board], partial: bool, replaced: bool = F
     for entry, now in {(old.model, old.weights): (old, now) for old, now in by_model(found)[1]}.values():
         why = f"of weights {entry.weights} is left out: on another board {now.created} is the date of run {now.run}"
         log.warning(line(f"{entry.model} {why}, which has others, or other settings"))
+    tell_unknown_tasks(found)
     return newest(found)
+
+
+def tell_unknown_tasks(entries: Iterable[Entry]) -> None:
+    """Warns of tasks that scored entries here and are not known now: their answers can't be compared."""
+    known = registry().tasks
+    scored = dict.fromkeys(entry.task for entry in entries if "task" in entry.provenance)
+    if unknown := [task for task in scored if task not in known]:
+        what = "its YAML file" if len(unknown) == 1 else "their YAML files"
+        names = ", ".join(unknown)
+        log.warning(line(f"{names}: not known here, so that samples can't be compared: {OPTION} FOLDER with {what}"))
 
 
 def log_skipped(skipped: Iterable[tuple[Path, str]]) -> None:
@@ -117,6 +130,7 @@ def find_models(names: Iterable[str], boards: Sequence[Board], *, partial: bool 
                 those = "--partial takes those with --limit or on partial data"
                 raise UsageError(f"no complete run of model {name!r} on the boards: {those}")
             raise UsageError(f"no model {name!r} on the boards, and no such file{did_you_mean(name, models)}")
+    tell_unknown_tasks(entry for side in found for entry in side.entries)
     return found
 
 
@@ -160,8 +174,6 @@ def loader_of(boards: Sequence[Board]) -> Loader:
 
 def metric_of(task: str, name: str) -> CountsMetric | None:
     """The metric of a task; None if there is none of that name."""
-    from tasks.registry import registry
-
     try:
         return registry().metric(task, name)
     except UnknownName:
@@ -170,8 +182,6 @@ def metric_of(task: str, name: str) -> CountsMetric | None:
 
 def references() -> list[Reference]:
     """Scores reported by papers, from our list and from the tasks' YAML files."""
-    from tasks.registry import registry
-
     of_tasks = [
         Reference(model=row.model, task=task.name, metric=metric, value=value, source=row.source, protocol=row.protocol)
         for task in registry().tasks.values()

@@ -133,6 +133,17 @@ def test_the_page_the_gate_and_comparisons_take_it(
     assert "yesno" in capsys.readouterr().out
 
 
+def test_a_board_with_tasks_that_are_not_included_says_so(
+    scored: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(scored)
+    for words in (["check", "--baseline", "run", "--board", "run"], ["compare", "run/board", "run/board"]):
+        caplog.clear()
+        run(words)
+        assert "yesno, letters, opened, captions: not known here" in caplog.text
+        assert "--include-path FOLDER" in caplog.text
+
+
 def test_answers_made_elsewhere_are_scored_by_id(
     scored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
