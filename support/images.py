@@ -43,6 +43,9 @@ DECODED: Final = 16
 MAX_BYTES: Final = 256 << 20
 """A larger image file is not read."""
 
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
 Reader = Callable[[], bytes]
 """Gives the bytes of an image file; raises OSError."""
 
@@ -185,11 +188,31 @@ def decode(data: bytes) -> Image.Image:
         return _as_shown(_upright(image))
 
 
-def decode_file(data: bytes) -> Image.Image:
-    """The image in a file, upright, otherwise as it is stored; OSError as for `decode`."""
+def decode_reduced(data: bytes, side: int) -> tuple[Image.Image, Size]:
+    """The image in a file, upright, otherwise as it is stored, and its own width and height; OSError as for `decode`.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 where its shorter side stays at `side` or more: all of the file is read, so
+    that one that is cut short or broken is found, at half the time.
+    """
     with open_image(data, pixels=MAX_PIXELS) as image:
+        width, height = image.size
+        factor = reduction(image.size, side)
+        if image.format == "JPEG" and factor > 1:
+            image.draft(None, (width // factor, height // factor))
         image.load()
-        return _upright(image)
+        return _upright(image), (height, width) if _lies_on_its_side(image) else (width, height)
+
+
+def reduction(size: Size, side: int) -> int:
+    """1, 2, 4 or 8: how often the shorter side of a picture can be halved and stay at `side` or more, as a factor."""
+    return next((factor for factor in (8, 4, 2) if min(size) // factor >= side), 1)
+
+
+def size_in(data: bytes) -> Size:
+    """Width and height of the upright image in a file, of which only the head is read; OSError."""
+    with open_image(data, pixels=MAX_PIXELS) as image:
+        width, height = image.size
+        return (height, width) if _lies_on_its_side(image) else (width, height)
 
 
 _TURNS: Final = {
@@ -212,6 +235,10 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # EXIF that can't be read turns nothing; Pillow raises anything
         return 1
     return found if found in _TURNS else 1
+
+
+def _lies_on_its_side(image: Image.Image) -> bool:
+    return _orientation(image) >= 5  # of these turns each exchanges width and height
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -10,19 +10,30 @@ import sys
 import zipfile
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from support.errors import StoreError
 from support.images import ImageRef
 from tasks.scenes.world import render, scenes
 from tests.trainers.image_makers import encoded, photo
 from trainers.data.duplicates import Deduplicator, PerceptualIndex
-from trainers.data.image_hashes import DISTANCE, HashCache, ImageHashes, coco_id, hash_image, looks_alike
+from trainers.data.image_hashes import (
+    DISTANCE,
+    HashCache,
+    ImageHashes,
+    coco_id,
+    hash_file,
+    hash_image,
+    looks_alike,
+    size_of,
+)
 from trainers.data.near_texts import near_texts, normal_prompt, prompt_key, similarity
 
 
@@ -69,6 +80,49 @@ def test_pictures_of_16_bits_are_told_apart() -> None:
     one, other = (hash_image(Image.fromarray(values)) for values in (ramp, ramp[::-1].copy()))
     assert one.content != other.content
     assert looks_alike(one, other) is None
+
+
+LARGE = encoded(photo(4, 720, 600), "JPEG", quality=85)
+
+
+def test_a_large_jpeg_is_decoded_at_less_and_looks_like_its_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+    load = JpegImageFile.load
+
+    def loading(self: JpegImageFile) -> Any:
+        sizes.append(self.size)
+        return load(self)
+
+    monkeypatch.setattr(JpegImageFile, "load", loading)
+    small = hash_file(LARGE)
+    assert (small.size, set(sizes)) == ((720, 600), {(360, 300)})
+    monkeypatch.undo()
+    whole = opened(LARGE)
+    copies = [hash_image(whole), hash_image(whole.resize((240, 200))), hash_file(encoded(whole, "PNG"))]
+    assert [looks_alike(small, copy) is not None for copy in copies] == [True] * 3
+    assert copies[2] == hash_file(encoded(whole, "WEBP", lossless=True))
+    assert looks_alike(small, hash_file(encoded(photo(5, 720, 600), "JPEG"))) is None
+
+
+def test_a_large_jpeg_that_lies_on_its_side_has_the_size_as_it_is_seen(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(photo(4, 720, 600), "JPEG", exif=exif)
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert hash_file(data).size == (600, 720)
+    assert size_of(ImageRef("a", tmp_path / "a.jpg")) == (600, 720)
+
+
+@pytest.mark.parametrize("kept", (0.3, 0.7, 0.95))
+@pytest.mark.parametrize("progressive", (False, True))
+def test_a_large_jpeg_that_is_cut_short_is_found(kept: float, progressive: bool) -> None:
+    data = encoded(photo(4, 720, 600), "JPEG", progressive=progressive)
+    facts = HashCache().facts_of(ImageRef("a", data=data[: int(kept * len(data))]))
+    assert (facts.hashes, "truncated" in facts.problem) == (None, True)
+
+
+def test_of_a_size_alone_the_head_of_the_file_is_read() -> None:
+    assert size_of(ImageRef("a", data=LARGE[: len(LARGE) // 3])) == (720, 600)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -34,7 +34,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from support.errors import one_line
 from support.files import file_lock
-from support.images import ImageRef, decode_file
+from support.images import ImageRef, Size, decode_reduced, reduction, size_in
 from support.parsing import parse_json
 from support.sqlite import Schema, Store
 from trainers.data.embedded import EmbeddedPicture
@@ -57,6 +57,8 @@ DISTANCE: Final = 12
 different ones start near 30."""
 SIDE: Final = 8
 """Of the thumbnail, in pixels."""
+LEAST: Final = 256
+"""Pixels of the shorter side at which a picture is hashed, at least; larger ones are halved until they come near it."""
 COLOURS: Final = 10.0
 """Root mean square difference of two thumbnails (0-255) up to which they are copies; different images with near hashes
 start at 12."""
@@ -72,14 +74,15 @@ class ImageHashes:
 
     content: str
     """sha256 of its size and RGB pixels, upright and on white: one image as PNG and as lossless WebP has one
-    content."""
+    content. Of one whose shorter side has 512 pixels or more, the pixels reduced by 2, 4 or 8: as JPEG it is reduced
+    while it is decoded, so that a PNG made of such a JPEG has another content, and looks alike."""
     perceptual: int
     """Perceptual hash, 128 bits; compare with `looks_alike`, not by equality."""
     thumbnail: bytes = field(repr=False)
     """8 x 8 RGB pixels, 192 bytes."""
     coco: int | None = None
     """Its number in COCO, if its name tells."""
-    size: tuple[int, int] | None = field(default=None, compare=False)
+    size: Size | None = field(default=None, compare=False)
     """Width and height in pixels, as the file has them; None where that is not known."""
 
     @cached_property
@@ -98,21 +101,31 @@ class ImageHashes:
         return self.spread < PLAIN
 
 
-def hash_image(image: Image.Image, name: str = "") -> ImageHashes:
-    """The hashes of an image; `name` is what its data call it, for the COCO id. OSError for a broken file."""
+def hash_file(data: bytes) -> ImageHashes:
+    """The hashes of the image in a file; OSError for a broken one."""
+    image, size = decode_reduced(data, LEAST)
+    return hash_image(image, size=size)
+
+
+def hash_image(image: Image.Image, name: str = "", size: Size | None = None) -> ImageHashes:
+    """The hashes of an image; `name` is what its data call it, for the COCO id, `size` its own, where a large one was
+    decoded at less. OSError for a broken file."""
     import imagehash
 
     rgb = _upright_rgb(image)
+    width, height = size or rgb.size
+    if (factor := reduction(rgb.size, LEAST)) > 1:
+        rgb = rgb.reduce(factor)
     grey = rgb.convert("L")
     bits = np.concatenate([imagehash.phash(grey).hash.ravel(), imagehash.dhash(grey).hash.ravel()])
-    pixels = hashlib.sha256(f"{rgb.width}x{rgb.height} ".encode())
+    pixels = hashlib.sha256(f"{width}x{height} ".encode())
     pixels.update(np.asarray(rgb).data)
     return ImageHashes(
         content=pixels.hexdigest(),
         perceptual=int.from_bytes(np.packbits(bits).tobytes(), "big"),
         thumbnail=rgb.resize((SIDE, SIDE), Image.Resampling.BOX).tobytes(),
         coco=coco_id(name),
-        size=image.size,
+        size=size or image.size,
     )
 
 
@@ -189,7 +202,7 @@ def _known_by(image: ImageRef) -> FileVersion | str | None:
     return image.reader.digest if isinstance(image.reader, EmbeddedPicture) else version_of(image)
 
 
-_KNOWN: dict[FileVersion | str, tuple[str, tuple[int, int] | None]] = {}
+_KNOWN: dict[FileVersion | str, tuple[str, Size | None]] = {}
 """Digest and size of every file that a cache of this process has told the facts of."""
 
 
@@ -201,10 +214,10 @@ def digest_of(image: ImageRef) -> str:
     return known[0] if known else hashlib.sha256(image.read()).hexdigest()
 
 
-def size_of(image: ImageRef) -> tuple[int, int]:
-    """Width and height of an image, which is opened only if nothing is known of it; OSError."""
+def size_of(image: ImageRef) -> Size:
+    """Width and height of an image, the head of whose file is read only if nothing is known of it; OSError."""
     known = _KNOWN.get(key) if (key := _known_by(image)) else None
-    return (known[1] if known else None) or image.open().size
+    return (known[1] if known else None) or size_in(image.read())
 
 
 class HashCache:
@@ -214,8 +227,9 @@ class HashCache:
     is not remembered; what can't be decoded is.
     """
 
-    VERSION: Final = 2
-    """Version of the hashes; those of other versions are not read: 1 has images of formats that are refused today."""
+    VERSION: Final = 3
+    """Version of the hashes; those of other versions are not read: 1 has images of formats that are refused today, 2
+    hashes of large pictures at full size."""
     BATCH: Final = 256
     """Rows written at a time; a kill loses no more."""
 
@@ -340,7 +354,7 @@ class HashCache:
         hashes = self.stored(digest)
         if hashes is None:
             try:
-                hashes = hash_image(decode_file(data))
+                hashes = hash_file(data)
             except OSError as error:
                 return ImageFacts(digest=digest, hashes=None, problem=problem_in(error))
             self.keep(digest, hashes)

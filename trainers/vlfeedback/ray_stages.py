@@ -26,11 +26,11 @@ from typing import Any, Final
 
 from support.errors import ClusterError, JudgeError, RunError, first_line
 from support.files import JsonLines, file_lock
-from support.images import ImageRef, decode_file
+from support.images import ImageRef
 from support.progress import Stage
 from support.records import batches
 from trainers.config.data import Data, PoolModel
-from trainers.data.image_hashes import HashCache, ImageFacts, coco_in, hash_image, problem_in
+from trainers.data.image_hashes import HashCache, ImageFacts, coco_in, hash_file, problem_in
 from trainers.data.pair_rules import NamedRule, PairCounts, balanced, pair_up
 from trainers.data.rows import Preference, Row
 from trainers.vlfeedback.answers import (
@@ -308,7 +308,7 @@ def _hash_one(known: Collection[str], image: ImageRef) -> ImageFacts:
     try:
         data = image.read()
         facts = ImageFacts(digest=hashlib.sha256(data).hexdigest(), hashes=None)
-        return facts if facts.digest in known else replace(facts, hashes=hash_image(decode_file(data)))
+        return facts if facts.digest in known else replace(facts, hashes=hash_file(data))
     except OSError as error:
         return replace(facts, problem=problem_in(error))
 
