@@ -30,7 +30,7 @@ LEFT_OUT: Final = frozenset(
     """
     dataset_kwargs rows_from rows_from_folder own_files without_picture answers answer_parts data moved_to revision
     local rows columns key description licence citation published official_judge guards shortest reads reads_reply
-    categories together table
+    categories together table rescores
     """.split()
 )
 """Keys of a task's YAML that decide no score."""

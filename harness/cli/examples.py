@@ -11,6 +11,8 @@ harness eval --model scenes-base --tasks scenes
 harness eval --model llava-1.5-7b --tasks pope,mmhal --judge gpt-4o-2024-11-20 --judge-budget 5  # needs a GPU and a key
 harness score pope 'answers/*.jsonl' --references POPE/output/coco --out runs/files  # needs answers made elsewhere
 harness score mmhal answers.json --judge gpt-4o-2024-11-20 --dry-run  # needs answers; tells calls and dollars
+harness rescore runs --task repope  # needs answers to POPE on a board, and RePOPE's labels
+harness rescore runs/mine --task pope --dry-run  # needs answers to POPE on a board
 harness import results_2026-11-20.json  # needs results of lm-eval or lmms-eval
 harness import results.json --model my-model --out runs/mine  # needs results
 harness parity scenes-base scenes_pope --limit 100

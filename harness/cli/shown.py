@@ -31,6 +31,7 @@ TABLES: Final = (
         "data get",
         "eval",
         "score",
+        "rescore",
         "parity",
         "train-then-eval",
         "watch",

@@ -8,7 +8,19 @@ from typing import Final
 from support.console import is_terminal
 
 WORKING: Final = (
-    *("eval", "score", "parity", "train-then-eval", "train", "watch", "attention", "judge", "vlfeedback", "povid"),
+    *(
+        "eval",
+        "score",
+        "rescore",
+        "parity",
+        "train-then-eval",
+        "train",
+        "watch",
+        "attention",
+        "judge",
+        "vlfeedback",
+        "povid",
+    ),
     *("data", "models", "import", "leaderboard", "compare", "check", "power"),
 )
 """Commands that can take longer than a moment, by their first word."""

@@ -50,17 +50,9 @@ def rescore(entry: Entry, log: Mapping[str, Sample]) -> Recomputed | str:
     docs = find_documents(task, entry, log)
     if docs is None:
         return "it keeps no documents (logs of earlier versions don't)"
-    try:
-        rounds = [_rate_again(task, entry, docs, repeat) for repeat in repeats_of(log)]
-    except HarnessError as error:
-        return str(error)
-    except ModuleNotFoundError as error:
-        if (lacking := describe_missing(error)) is None:
-            raise
-        return lacking
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise CompareError(f"{task.name}: its documents can't be scored: {type(error).__name__}: {error}") from error
-    rounds = drop_unscored(task, rounds)
+    rounds = rate_again(task, entry, docs, log)
+    if isinstance(rounds, str):
+        return rounds
     if (other := _find_other_reader(log, rounds[0])) is not None:
         return other
     failed = [sample.answer is None for sample in log.values()]
@@ -74,6 +66,24 @@ def rescore(entry: Entry, log: Mapping[str, Sample]) -> Recomputed | str:
     )
 
 
+def rate_again(
+    task: TaskSpec, entry: Entry, docs: Sequence[Doc], log: Mapping[str, Sample]
+) -> list[list[JudgeRepeat]] | str:
+    """The records of a log's answers to these documents by the task's code of today, for each asking of the entry's
+    judge; in words why they can't be had. CompareError for documents that no answer can be scored by."""
+    try:
+        rounds = [_rate_again(task, entry, docs, repeat) for repeat in repeats_of(log)]
+    except HarnessError as error:
+        return str(error)
+    except ModuleNotFoundError as error:
+        if (lacking := describe_missing(error)) is None:
+            raise
+        return lacking
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CompareError(f"{task.name}: its documents can't be scored: {type(error).__name__}: {error}") from error
+    return drop_unscored(task, rounds)
+
+
 def document_of(doc: Mapping[str, Any]) -> str | None:
     """A document as a log keeps it; None for one that holds more than JSON does."""
     try:
@@ -85,7 +95,7 @@ def document_of(doc: Mapping[str, Any]) -> str | None:
 def find_documents(task: TaskSpec, entry: Entry, log: Mapping[str, Sample]) -> list[Doc] | None:
     """The document of each sample: as the task's code makes it, else as the log has it; None where one is missing."""
     made = make_documents(task.name, entry.provenance.get("split"))
-    kept = [made.get(name) or _read_document(sample) for name, sample in log.items()]
+    kept = [made.get(name) or read_document(sample) for name, sample in log.items()]
     return None if any(doc is None for doc in kept) else [doc for doc in kept if doc is not None]
 
 
@@ -101,7 +111,8 @@ def make_documents(task: str, split: str | None) -> Mapping[str, Doc]:
     return {str(doc.get("id", index)): doc for index, doc in enumerate(docs)}
 
 
-def _read_document(sample: Sample) -> Doc | None:
+def read_document(sample: Sample) -> Doc | None:
+    """The document that a log keeps with an answer; None where it keeps none."""
     try:
         found = json.loads(sample.document or "null")
     except (ValueError, RecursionError):
@@ -120,10 +131,10 @@ def _rate_again(task: TaskSpec, entry: Entry, docs: Sequence[Doc], log: Mapping[
         else:
             replies = {_name(doc): sample.reply for doc, sample in zip(docs, samples, strict=True)}
             session = ReplaySession(judge=_Nobody(), label=task.name, replies=replies)
-    return rate(task, docs, list(map(_read_answer, samples)), session)
+    return rate(task, docs, list(map(read_answer, samples)), session)
 
 
-def _read_answer(sample: Sample) -> str:
+def read_answer(sample: Sample) -> str:
     """The answer as it was scored."""
     read = answer_in(sample)
     if read is None:

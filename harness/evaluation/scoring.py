@@ -210,7 +210,7 @@ def score_answers(
             session.judge.tell_reuse(task.name)
     failed = [isinstance(answer, FailedAnswer) for answer in answers]
     texts = list(map(_find_text, answers))
-    lost = _find_reasons(docs, answers, rounds, session)
+    lost = find_reasons(docs, answers, rounds, session)
     ids = [str(doc.get("id", place)) for place, doc in enumerate(docs)]
     return Scored(task=task, rounds=rounds, failed=failed, texts=texts, lost=lost, ids=ids)
 
@@ -221,13 +221,13 @@ def _find_text(answer: Any) -> str | None:
     return text if isinstance(text, str) and not isinstance(text, FailedAnswer) else None
 
 
-def _find_reasons(
+def find_reasons(
     docs: Sequence[Mapping[str, Any]],
     answers: Sequence[Any],
     rounds: Sequence[Sequence[JudgeRepeat]],
-    session: JudgeSession | None,
+    session: JudgeSession | None = None,
 ) -> list[FailedAnswer | None]:
-    """Why each answer that counts as failed, unscored or unparsed does."""
+    """Why each answer that counts as failed, unscored or unparsed does; None for the others."""
     no_reply = session.lost if session is not None else {}
 
     def reason(doc: Mapping[str, Any], answer: Any, rated: Sequence[JudgeRepeat]) -> FailedAnswer | None:

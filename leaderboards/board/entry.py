@@ -89,6 +89,9 @@ OTHER_DATA: Final = "other data"
 GIVEN: Final = "answers from"
 """In provenance of scores of answers that were given: the names of their files."""
 
+RESCORED: Final = "rescored from"
+"""In provenance of a score of answers that the board had: the run, and the task that they were given to."""
+
 FAILURES: Final = "failures"
 """In provenance: see `Entry.failures`."""
 

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from support.errors import AnswerFileError
+from support.errors import AnswerFileError, CompareError
 from support.image_names import without_ending
 from tasks.answer_files import Answered, OfficialAnswers, read_fields, read_rows, reference
 from tasks.benchmarks import pope
@@ -38,6 +38,11 @@ def find_object(question: str) -> str:
     return " ".join((found[1] if found else question).casefold().split())
 
 
+def _key_of(split: str, row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What tells a question apart in every version: its split, picture and object."""
+    return split, without_ending(row["image"]), find_object(row["text"])
+
+
 @dataclass(frozen=True)
 class Labels:
     """RePOPE's rows."""
@@ -46,15 +51,11 @@ class Labels:
 
     @cached_property
     def _by_question(self) -> Mapping[tuple[str, str, str], Mapping[str, Any]]:
-        return {
-            (split, without_ending(row["image"]), find_object(row["text"])): row
-            for split, rows in self.by_split.items()
-            for row in rows
-        }
+        return {_key_of(split, row): row for split, rows in self.by_split.items() for row in rows}
 
     def find(self, split: str, image: str, question: str) -> Mapping[str, Any] | None:
         """The row of a question of POPE, by its picture's file name; None where RePOPE leaves it out."""
-        return self._by_question.get((split, without_ending(image), find_object(question)))
+        return self._by_question.get(_key_of(split, {"image": image, "text": question}))
 
 
 def read_labels(folder: Path) -> Labels:
@@ -113,6 +114,37 @@ def read_references(references: Path | None) -> tuple[Labels, pope.Questions]:
 
     labels = read_labels(choose(FILES[SPLITS[0]], "the labels of RePOPE"))
     return labels, pope.read_questions(choose(f"coco_pope_{SPLITS[0]}.json", "the questions of POPE"))
+
+
+def documents_of(
+    task: str, asked: Mapping[str, Mapping[str, Any]], references: Path | None
+) -> tuple[dict[str, dict[str, Any]], bool]:
+    """For the questions of a log of POPE (id -> what is known of it), those that RePOPE keeps with its labels, by the
+    same ids; and whether these are all of RePOPE's. CompareError where they are not the questions of `task`;
+    AnswerFileError where labels or questions are not here."""
+    labels, questions = read_references(references)
+    named = {
+        _key_of(split, row): row for version in questions.values() for split, own in version.items() for row in own
+    }
+    numbered = {f"{split}/{row['question_id']}": row for split, own in questions.get(task, {}).items() for row in own}
+    found = {}
+    for name, doc in asked.items():
+        split = name.partition("/")[0]
+        # Answers from files name their picture, and may be to either version; other logs have the task's own numbers.
+        given = {"image": "", "text": "", **numbered.get(name, {}), **_as_row(doc)}
+        row = named.get(_key_of(split, given)) or numbered.get(name)
+        if row is None or find_object(given["text"]) != find_object(row["text"]):
+            raise CompareError(f"its question {name!r} is none of {task}'s")
+        if (label := labels.find(split, row["image"], row["text"])) is not None:
+            own_doc = {"question": row["text"], "image": row["image"], "category": split, **doc}
+            found[name] = {**own_doc, "id": f"{split}/{label['question_id']}", "answer": label["label"]}
+    return found, len(found) == sum(map(len, labels.by_split.values()))
+
+
+def _as_row(doc: Mapping[str, Any]) -> dict[str, str]:
+    """What a document says of a row of the authors' files."""
+    names = {"image": "image", "question": "text"}
+    return {names[name]: str(doc[name]) for name in names if name in doc}
 
 
 def is_partial(labels: Labels, found: Mapping[str, Answered]) -> bool:
