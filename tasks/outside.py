@@ -45,8 +45,18 @@ _FILES: Final[dict[Path, None]] = {}
 """YAML files that were named one by one."""
 
 
+_INCLUDED: Final[dict[Path, None]] = {}
+"""Folders that this process was told of, as they were written."""
+
+
+def options() -> list[str]:
+    """The options that another command needs to know the same tasks."""
+    return [word for folder in _INCLUDED for word in (OPTION, str(folder))]
+
+
 def include(folder: Path) -> None:
     """Know the tasks of a folder from now on; SettingError."""
+    _INCLUDED[folder] = None
     folder = _check_folder(folder, f"{OPTION} {folder}")
     _find_places.cache_clear()  # it may have a new file
     known = [one for one in os.environ.get(VARIABLE, "").split(os.pathsep) if one]

@@ -18,6 +18,7 @@ from PIL import Image
 
 from support import secrets
 from support.console import PACKAGES
+from tasks import outside
 from tasks.judges.providers import PROVIDERS
 from tests.profiles.server import ProfileServer
 from tests.slurm.cluster import slurm_missing
@@ -312,6 +313,13 @@ def _levels_of_loggers() -> None:
     """What a -q or -v of another test, or of a fixture that outlives it, set is forgotten: `caplog.set_level` holds."""
     for name in PACKAGES:
         logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def _no_tasks_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test includes is not there for the next one."""
+    monkeypatch.setattr(outside, "_INCLUDED", {})
+    monkeypatch.setenv(outside.VARIABLE, "")
 
 
 @pytest.fixture

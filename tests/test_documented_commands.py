@@ -85,7 +85,6 @@ def parse(words: list[str]) -> None:
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "eval.toml").write_text("")
     (tmp_path / "mine").mkdir()  # of --include-path
-    monkeypatch.setenv("HARNESS_INCLUDE_PATH", "")
     monkeypatch.chdir(tmp_path)
 
 

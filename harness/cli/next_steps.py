@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from support.judge_names import SCENES
 from support.secrets import redact
+from tasks.outside import OPTION, options
 
 if TYPE_CHECKING:
     from leaderboards.board.board import Board
@@ -26,7 +27,8 @@ def tell_next(results: object, *commands: Sequence[str]) -> None:
     """Log where the results are and what comes next, a line each; commands are words behind `harness`."""
     log.info(f"results: {results}")
     for words in commands:
-        log.info(f"next: harness {shlex.join(map(redact, words))}")
+        own = [] if OPTION in words else options()
+        log.info(f"next: harness {shlex.join(map(redact, [*words, *own]))}")
 
 
 def after_eval(board: "Board", entries: "Sequence[Entry]", given: Sequence[str]) -> None:

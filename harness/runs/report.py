@@ -21,6 +21,7 @@ from leaderboards.views.learning_curves import Point, learning_curves
 from leaderboards.views.markdown_report import differences, leaderboard
 from support.files import atomic_write_text
 from support.markdown import cell, line, number, table
+from tasks.outside import options
 from tasks.registry import registry
 from trainers.config.recipe import known_recipes
 
@@ -308,6 +309,8 @@ def _next_commands(outcome: Outcome) -> str:
         baseline = f"--baseline {board} --baseline-model {shlex.quote(outcome.base)}"
         gate = f"harness check {baseline} --board {board} --model {shlex.quote(last)}"
         commands.insert(2, (gate, "the CI gate"))
+    if own := shlex.join(options()):
+        commands = [(f"{command} {own}", why) for command, why in commands]
     width = max(len(command) for command, _ in commands)
     return "```\n" + "\n".join(f"{command:{width}}  # {why}" for command, why in commands) + "\n```"
 

@@ -58,7 +58,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(outside.VARIABLE, "")
     monkeypatch.chdir(tmp_path)
 
 
@@ -67,6 +66,7 @@ def scored(folder: Path) -> Path:
     """A folder with four tasks, and the board of one run on all of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(outside.VARIABLE, "")
+        patch.setattr(outside, "_INCLUDED", {})
         patch.chdir(folder)
         for name, kind in KINDS.items():
             assert run(["tasks", "new", name, "--type", kind, "--data", f"{name}.csv", "--out", "mine"]) == 0
@@ -116,7 +116,10 @@ def test_what_is_on_the_board_is_not_asked_again_until_the_table_changes(
 
 
 def test_the_page_the_gate_and_comparisons_take_it(
-    scored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    scored: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(scored)
     include = ["--include-path", "mine"]
@@ -127,6 +130,7 @@ def test_the_page_the_gate_and_comparisons_take_it(
     Path("always_no.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
     score = ["score", "yesno", "always_no.jsonl", "--out", "given", "--name", "scenes-base", *include]
     assert run(score) == 0
+    assert "next: harness leaderboard given --include-path mine" in caplog.text
     assert run(["check", "--baseline", "run", "--board", "given", *include]) in (1, 3)
     capsys.readouterr()
     assert run(["compare", "run/board", "given/board", *include]) == 0

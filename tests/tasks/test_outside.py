@@ -44,7 +44,6 @@ Make = Callable[..., Path]
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Writes a folder with a task of its own."""
-    monkeypatch.setenv(outside.VARIABLE, "")
     path, modules = list(sys.path), set(sys.modules)
 
     def write(name: str, folder: str = "mine", **changes: str) -> Path:
