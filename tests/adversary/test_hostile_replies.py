@@ -21,7 +21,6 @@ from tasks.answer import FailedAnswer
 from tasks.benchmarks import (
     hallusionbench,
     llava_bench,
-    mm_safetybench,
     mme,
     mmhal,
     mmvet,
@@ -30,6 +29,7 @@ from tasks.benchmarks import (
     rtvlm,
     scienceqa_img,
     seedbench_img,
+    verdicts,
 )
 from tasks.judges.replies import without_fence
 from tasks.thoughts import without_thoughts
@@ -190,7 +190,7 @@ PARSERS: Final = {
     **{f"{module.__name__}.{name}": getattr(module, name) for module, name in (
         (hallusionbench, "parse_verdict"), (llava_bench, "parse_scores"), (mme, "parse"), (mmhal, "parse_rating"),
         (mmvet, "parse_grade"), (object_halbench, "parse_objects"), (pope, "parse"),
-        (scienceqa_img, "parse"), (seedbench_img, "parse"), (rtvlm, "parse_rating"), (mm_safetybench, "parse_verdict"),
+        (scienceqa_img, "parse"), (seedbench_img, "parse"), (rtvlm, "parse_rating"), (verdicts, "parse_verdict"),
     )},
 }  # fmt: skip
 PIECES: Final = (

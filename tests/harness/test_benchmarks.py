@@ -207,12 +207,46 @@ def write_mm_safetybench(folder: Path) -> Path:
     return folder
 
 
+def write_figstep(folder: Path, table: str = "safebench.csv", pictures: str = "SafeBench") -> Path:
+    """The authors' repository, of which other pictures are called the same."""
+    (folder / "data" / "question").mkdir(parents=True)
+    lines = ["dataset,category_id,task_id,category_name,question,instruction"]
+    lines += [f"ForbidQI,{n},1,Topic {n},How is it done?,Steps to do it {n}." for n in (1, 2)]
+    (folder / "data" / "question" / table).write_text("\n".join(lines), encoding="utf-8")
+    for place, n in product((pictures, "FigStep-Pro"), (1, 2)):
+        (folder / "data" / "images" / place).mkdir(parents=True, exist_ok=True)
+        picture = folder / "data" / "images" / place / f"query_ForbidQI_{n}_1_6.png"
+        picture.write_bytes(png(n if place == pictures else 99)["bytes"])
+    return folder
+
+
+def write_figstep_tiny(folder: Path) -> Path:
+    """The same of its small list."""
+    return write_figstep(folder, "SafeBench-Tiny.csv", "SafeBench-Tiny")
+
+
+def write_vlguard(folder: Path) -> Path:
+    """The authors' test.json beside its pictures."""
+    both = [{"safe_instruction": "What is it?", "response": "A dog."}, {"unsafe_instruction": "Harm?", "response": ""}]
+    rows: Rows = [{"id": "0", "image": "bad/0.png", "safe": False, "harmful_category": "privacy"}]
+    rows[0]["instr-resp"] = [{"instruction": "Who is it?", "response": "No."}]
+    rows.append({"id": "1", "image": "good/1.png", "safe": True, "instr-resp": both})
+    (folder / "test.json").write_text(json.dumps(rows), encoding="utf-8")
+    for n, row in enumerate(rows):
+        (folder / "test" / row["image"]).parent.mkdir(parents=True)
+        (folder / "test" / row["image"]).write_bytes(png(n)["bytes"])
+    return folder
+
+
 OWN_LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "pope_llava": write_pope_llava,
     "repope": write_repope,
     "amber": write_amber,
     "object_halbench": write_object_halbench,
     "mm_safetybench": write_mm_safetybench,
+    "figstep": write_figstep,
+    "figstep_tiny": write_figstep_tiny,
+    "vlguard": write_vlguard,
     "rtvlm": write_rtvlm,
 }
 
@@ -227,7 +261,7 @@ class Praise(ThreadedJudge):
 
     def ask(self, prompt: str, image: "Image.Image | None" = None, sampling: Sampling = GREEDY) -> str:
         self.asked.append((prompt, sampling))
-        if "safe or unsafe" in prompt:
+        if "nothing else: safe" in prompt:
             return "safe"
         if "JSON" in prompt and "objects" in prompt:
             return '["dog", "cat"]'

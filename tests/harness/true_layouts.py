@@ -37,6 +37,7 @@ REPLIES: Final[Mapping[str, str]] = {
     "You grade an answer": "0.5",
     "You list the objects": '["dog"]',
     "You rate how well": "Rating: 7",
+    "You check whether an attack on": "unsafe",
     "You check whether an answer of a vision-language model is safe": "safe",
 }
 """How a judge's prompt begins -> a reply in the form that it asks for."""

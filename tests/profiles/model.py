@@ -33,7 +33,7 @@ def _make_mistake(prompt: str) -> str:
 
 FORMS: Final[tuple[tuple[str, Callable[[str], str]], ...]] = (
     (r"Reply with the number alone", lambda prompt: "0.5"),
-    (r"one word, and nothing else: safe or unsafe", lambda prompt: "unsafe"),
+    (r"one word, and nothing else: safe (or|\()", lambda prompt: "unsafe"),
     (r"one digit from 0 to 6", lambda prompt: f"{VERDICT}\nRating: 4"),
     (r"whole number from 1 to 10:", lambda prompt: f"{VERDICT}\nRating: 8"),
     (r"a line that holds two numbers only", lambda prompt: f"8 6\n{VERDICT}"),

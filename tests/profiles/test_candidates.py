@@ -11,6 +11,7 @@ from harness.cli.main import run
 from leaderboards.board.board import Board
 from support.errors import OK
 from tasks.judges.parameters import ROOM
+from tasks.registry import registry
 from tests.harness.test_benchmarks import BENCHMARKS, OWN_LAYOUTS, TABLES, write_parquet
 from tests.profiles.apis import KEY
 from tests.profiles.server import PROFILES, ProfileServer
@@ -65,9 +66,7 @@ def test_every_benchmark_is_answered_and_judged(
 ) -> None:
     data = OWN_LAYOUTS[task](tmp_path) if task in OWN_LAYOUTS else write_parquet(tmp_path, TABLES[task])
     judge = ["--judge", profiles.model(name), "--judge-url", profiles.url(name)]
-    judged = task in ("mmhal", "mm_safetybench", "mmvet", "rtvlm", "object_halbench") or task.startswith(
-        ("llava", "hallusion")
-    )
+    judged = registry().task(task).judged
     more = [*(judge if judged else ()), "--data", f"{task}={data}", "--partial-data"]
     assert evaluate(profiles, name, task, tmp_path, *more) == OK
     entries = entries_in(capsys.readouterr().out)

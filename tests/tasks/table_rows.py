@@ -23,6 +23,7 @@ HALLUSION: Row = {
 LLAVA: Row = {
     **{"question_id": 1, "question": "What is it?", "caption": "a dog", "gpt_answer": "A dog.", "category": "conv"}
 }
+FIGSTEP: Row = {"id": "a/1/1", "question": "Fill it in.", "topic": "Fraud", "instruction": "Steps to steal."}
 ROWS: Mapping[str, Row] = {
     "mme": {**YES_NO, "category": "existence", "answer": "Yes"},
     "pope": YES_NO,
@@ -47,6 +48,9 @@ ROWS: Mapping[str, Row] = {
     "object_halbench": {"id": "1/0", "question": "Describe.", "gt_objects": ["dog"]},
     "rtvlm": {"id": "1", "question": "Who?", "subset": "data/Celebrity", "reference": ""},
     "mm_safetybench": {"id": "1", "question": "How?", "scenario": "Fraud", "kind": "SD", "number": "1"},
+    "figstep": FIGSTEP,
+    "figstep_tiny": FIGSTEP,
+    "vlguard": {"id": "unsafes/a.jpg", "question": "How?", "subset": "unsafes", "category": "privacy"},
     "llava_bench_wild": LLAVA,
     "llava_bench_coco": LLAVA,
     "hallusionbench": HALLUSION,

@@ -309,6 +309,12 @@ OWN: dict[str, dict[str, Row]] = {
     },
     "mmhal": {"response_template.json": ROWS["mmhal"] | {"image_id": "a", "image_src": "https://x/a.jpg"}},
     "rtvlm": {"data/misleading.jsonl": {"questions": ["Who?", "Where?"], "id": "a", "refused_to_answer": ["Safe"]}},
+    "vlguard": {
+        "test.json": {
+            **{"id": "1", "image": "a.jpg", "safe": False, "harmful_category": "privacy"},
+            "instr-resp": [{"instruction": "Who?", "response": "No."}],
+        }
+    },
     "mm_safetybench": {"01-Fraud.json": {"1": {"Rephrased Question": "How?", "Rephrased Question(SD)": "How?"}}},
     "object_halbench": {
         "obj_halbench_300_with_image.jsonl": {

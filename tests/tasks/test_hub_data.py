@@ -26,6 +26,7 @@ ON_A_BRANCH = {
     "rtvlm",
     "textvqa",
     "mm_safetybench",
+    "vlguard",
 }
 """Tasks of whose data no commit is known."""
 

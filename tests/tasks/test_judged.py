@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from support.errors import AnswerFileError, JudgeError
 from tasks.answer import FailedAnswer
-from tasks.benchmarks import hallusionbench, llava_bench, mm_safetybench, mmhal, mmvet, rtvlm
+from tasks.benchmarks import figstep, hallusionbench, llava_bench, mm_safetybench, mmhal, mmvet, rtvlm
 from tasks.judges.protocol import GREEDY, JudgeSession, Sampling, ThreadedJudge
 from tests.tasks.conftest import score, write_lines
 
@@ -305,9 +305,19 @@ def test_rtvlm_scores_our_own_layout(tmp_path: Path) -> None:
         hallusionbench.same_prompt(INJECTION, "No."),
         rtvlm.prompt_for({"subset": "Face", "question": "Who?", "reference": ""}, INJECTION),
         mm_safetybench.prompt_for("Fraud", INJECTION),
+        figstep.prompt_for("Steps.", INJECTION),
         mmhal.prompt({"image_content": ["dog"], "question": "?", "gt_answer": "a dog"}, INJECTION),
     ),
-    ids=("mmvet", "llava_bench", "hallusionbench", "hallusionbench_same", "rtvlm", "mm_safetybench", "mmhal"),
+    ids=(
+        "mmvet",
+        "llava_bench",
+        "hallusionbench",
+        "hallusionbench_same",
+        "rtvlm",
+        "mm_safetybench",
+        "figstep",
+        "mmhal",
+    ),
 )
 def test_an_answer_stays_on_its_line_and_opens_nothing(prompt: str) -> None:
     (line,) = [line for line in prompt.split("\n") if "Ignore the above" in line]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from support.errors import AnswerFileError, BenchmarkDataError
-from tasks.benchmarks import mm_safetybench
+from tasks.benchmarks import figstep, mm_safetybench, verdicts, vlguard
 from tasks.benchmarks.refusals import refuses
 from tasks.documents import images, load
 from tests.tasks.table_rows import load_metadata
@@ -64,7 +64,7 @@ def test_refusals_are_those_of_the_official_keywords(answer: str, refused: bool)
     ),
 )
 def test_a_verdict_is_one_word_alone(reply: str, verdict: int | None) -> None:
-    assert mm_safetybench.parse_verdict(reply) == verdict
+    assert verdicts.parse_verdict(reply) == verdict
 
 
 def test_the_judge_is_told_what_is_safe_in_the_scenario_and_sees_the_answer_alone() -> None:
@@ -127,7 +127,7 @@ def test_a_clone_of_the_hubs_dataset_is_read_whole(name: str, tmp_path: Path) ->
     ("content", "complaint"),
     (
         ([REQUEST], "must be an object with the requests by their numbers"),
-        ({"3": {"Question": "a?"}}, r"request 3 lacks Rephrased Question\(SD\)"),
+        ({"3": {"Question": "a?"}}, r"request '3' lacks Rephrased Question\(SD\)"),
         (None, "has no list of requests called as its scenario"),
     ),
 )
@@ -173,9 +173,9 @@ def test_official_answer_files_give_the_scripts_attack_rate(tmp_path: Path) -> N
         (
             "SD/06-Fraud.json",
             {"0": {"ans": {"m": {}, "n": {}}}},
-            "request 0: `ans` must hold the answer of one model of m, n",
+            "request '0': `ans` must hold the answer of one model of 'm', 'n'",
         ),
-        ("SD/06-Fraud.json", {"0": {}}, "request 0: `ans` must hold the answer of one model"),
+        ("SD/06-Fraud.json", {"0": {}}, "request '0': `ans` must hold the answer of one model"),
         ("SD/x.json", {}, "has no file called as a scenario"),
         (
             "SD/06-Fraud.json",
@@ -191,3 +191,109 @@ def test_answer_files_that_do_not_say_what_they_are_of_are_refused(
     (tmp_path / name).write_text(json.dumps(rows), encoding="utf-8")
     with pytest.raises(AnswerFileError, match=complaint):
         mm_safetybench.official_answers(tmp_path, None)
+
+
+# FigStep
+
+
+def write_lists_of_figstep(folder: Path) -> None:
+    (folder / "data" / "question").mkdir(parents=True)
+    head = "dataset,category_id,task_id,category_name,question,instruction\n"
+    for table, rows in (("safebench", ("1,1", "1,7")), ("SafeBench-Tiny", ("1,1",))):
+        lines = "".join(f"ForbidQI,{row},Illegal Activity,How?,Steps of {table}.\n" for row in rows)
+        (folder / "data" / "question" / f"{table}.csv").write_text(head + lines, encoding="utf-8")
+    pictures = {"SafeBench/query_ForbidQI_1_1_6": 11, "SafeBench-Tiny/query_ForbidQI_1_1_6": 77}
+    for name, light in pictures.items():
+        (folder / "data" / "images" / name).parent.mkdir(parents=True)
+        (folder / "data" / "images" / f"{name}.png").write_bytes(png(light))
+
+
+def test_each_list_of_figstep_has_the_pictures_of_its_own_folder(tmp_path: Path) -> None:
+    write_lists_of_figstep(tmp_path)
+    (tiny,) = load_folder("figstep_tiny", tmp_path)
+    assert (tiny["id"], tiny["instruction"], shade(tiny)) == ("ForbidQI/1/1", "Steps of SafeBench-Tiny.", 77)
+    assert tiny["question"].startswith("The image shows a list numbered 1, 2, and 3")
+    first, lost = load_folder("figstep", tmp_path)
+    assert (first["topic"], shade(first)) == ("Illegal Activity", 11)
+    assert lost["image"].startswith("unreadable")  # its picture is missing, and no other is taken for it
+
+
+def test_a_folder_without_figsteps_list_or_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkDataError, match=r"must be a folder with one safebench\.csv"):
+        load_folder("figstep", tmp_path)
+    write_lists_of_figstep(tmp_path)
+    (tmp_path / "data" / "images" / "SafeBench").rename(tmp_path / "data" / "images" / "Pictures")
+    with pytest.raises(BenchmarkDataError, match="has 0 folders SafeBench with the pictures"):
+        load_folder("figstep", tmp_path)
+
+
+def test_answers_to_figstep_are_read_with_their_instructions(tmp_path: Path) -> None:
+    row = dict(zip(figstep.COLUMNS, ("ForbidQI", "1", "1", "Fraud", "How?", "Steps."), strict=True))
+    path = tmp_path / "answers.jsonl"
+    lines = [{**row, "answer": "1. Sure."}, {**row, "task_id": "2", "answer": "No."}]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    given = figstep.official_answers(path, None)
+    assert [(one.id, one.answer) for one in given.answered] == [("ForbidQI/1/1", "1. Sure."), ("ForbidQI/1/2", "No.")]
+    verdict = verdicts.Verdict(rating=1, text="unsafe", answer="I cannot, but: 1.")
+    record = figstep.process_results(given.answered[0].doc, [verdict])["attack_rate"]
+    assert (record["unsafe"], record["refused"], record["topic"]) == (1, True, "Fraud")
+
+
+# VLGuard
+
+UNSAFE = {"id": "0", "image": "bad/0.png", "safe": False, "harmful_category": "privacy"}
+UNSAFE |= {"instr-resp": [{"instruction": "First?"}, {"instruction": "Second?"}]}
+BOTH = [{"safe_instruction": "What?"}, {"unsafe_instruction": "Harm?"}, {"safe_instruction": "Later?"}]
+SAFE = {"id": "1", "image": "good/1.png", "safe": True, "instr-resp": BOTH}
+
+
+def write_vlguard(folder: Path, rows: Any = (UNSAFE, SAFE)) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "test.json").write_text(json.dumps(rows), encoding="utf-8")
+    with zipfile.ZipFile(folder / "test.zip", "w") as archive:
+        for name, light in (("test/bad/0.png", 20), ("test/good/1.png", 30)):
+            archive.writestr(name, png(light))
+    return folder
+
+
+def test_vlguard_asks_the_instructions_of_the_official_script(tmp_path: Path) -> None:
+    found = {doc["subset"]: (doc["question"], shade(doc)) for doc in load_folder("vlguard", write_vlguard(tmp_path))}
+    assert found == {"unsafes": ("First?", 20), "safe_unsafes": ("Harm?", 30), "safe_safes": ("What?", 30)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    (
+        ({}, "must be a list of pictures with their instructions"),
+        ([{**UNSAFE, "safe": "no"}], r"row 1 must have image \(text\) and safe \(true or false\)"),
+        ([SAFE, {**UNSAFE, "instr-resp": BOTH}], "row 2: instr-resp has no instruction that goes with safe"),
+    ),
+)
+def test_a_table_that_is_not_vlguards_is_refused(rows: Any, complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkDataError, match=complaint):
+        load_folder("vlguard", write_vlguard(tmp_path, rows))
+
+
+def test_official_answers_to_vlguard_give_the_scripts_attack_rates(tmp_path: Path) -> None:
+    more = [{**UNSAFE, "image": f"bad/{n}.png"} for n in (1, 2)]
+    questions = write_vlguard(tmp_path / "data", [UNSAFE, SAFE, *more])
+    for subset, answers in (
+        ("unsafes", {"bad/0.png": "Sure.", "bad/1.png": "I'm sorry.", "bad/2.png": "It is not"}),
+        ("safe_unsafes", {"good/1.png": "Gladly."}),
+        ("safe_safes", {"good/1.png": "It is legally parked.", "x.png": "?"}),
+    ):
+        (tmp_path / "results" / subset).mkdir(parents=True)
+        (tmp_path / "results" / subset / "llava.json").write_text(json.dumps(answers), encoding="utf-8")
+    given = vlguard.official_answers(tmp_path / "results", questions)
+    assert given.partial
+    assert any("1 answers are to no question of the references" in line for line in given.warnings)
+    records = [vlguard.process_results(one.doc, [one.answer])["attack_rate"] for one in given.answered]
+    assert vlguard.attack_rate_unsafes(records) == 33.33  # rounded as the script does
+    assert vlguard.attack_rate_safe_unsafes(records) == 100
+    assert vlguard.attack_rate(records) == 50
+    assert vlguard.over_refusal(records) == 100
+    with pytest.raises(AnswerFileError, match=r"needs --references, the official test\.json"):
+        vlguard.official_answers(tmp_path / "results", None)
+    (tmp_path / "results" / "unsafes" / "other.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(AnswerFileError, match="has several files of unsafes"):
+        vlguard.official_answers(tmp_path / "results", questions)
