@@ -20,7 +20,7 @@ from trainers.data.image_hashes import IMAGE_FACTS, HashCache, digest_of, shared
 from trainers.data.pair_formats import read_pairs, write_pairs
 from trainers.data.read_preferences import digest, read_preferences
 from trainers.data.rows import Preference
-from trainers.training.checked_trainer import check_lengths
+from trainers.training.prompt_lengths import check_lengths
 from trainers.vlfeedback.sampling import instructions_of
 
 

@@ -12,21 +12,19 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import RandomSampler, SequentialSampler
 
-from support.errors import TrainingError, first_few, one_line
+from support.errors import TrainingError, first_few
 from support.files import atomic_write_text
 from support.processes import rank
-from support.progress import report
 from trainers.config.training import Lora
 from trainers.data.chat import Chat
-from trainers.data.image_hashes import size_of
 from trainers.data.image_places import parts_of, user_message
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Pairs
-from trainers.packed.collator import CutError
 from trainers.packed.sharding import prepare_sharding
 from trainers.training.adapters import PARTS, save_plain, start_of
 from trainers.training.checkpoints import TRAINABLE
 from trainers.training.picture_check import MarkedTexts
+from trainers.training.prompt_lengths import measure_prompt
 from trainers.training.step_weights import (
     BatchWeight,
     IdCollator,
@@ -76,21 +74,6 @@ def _keeps_places(processor: Any) -> bool:
     return bool(between[1] and between[0].strip())
 
 
-def check_lengths(pairs: Sequence[Preference], processor: Any, max_length: int | None) -> None:
-    """CutError for pairs whose prompt alone fills `max_length`; processes every prompt with its images once."""
-    if max_length is None:
-        return
-    rows = len({pair.row for pair in pairs})
-    lengths: dict[int, int] = {}
-    for pair in pairs:
-        if pair.row not in lengths:
-            lengths[pair.row] = _measure_prompt(pair, processor)
-            report("check lengths", len(lengths), rows)
-    places = [place for place, pair in enumerate(pairs) if lengths[pair.row] >= max_length]
-    if places:
-        raise CutError([pairs[place].id for place in places], places, max_length)
-
-
 def check_answers_differ(
     pairs: Sequence[Preference], processor: Any, stops: frozenset[int], max_length: int | None
 ) -> None:
@@ -99,27 +82,12 @@ def check_answers_differ(
     for pair in pairs:
         shown = [Image.new("RGB", (8, 8))] * len(pair.images)
         turn = chat.read([user_message(pair)], shown, [pair.chosen, pair.rejected])
-        room = None if max_length is None else max_length - _measure_prompt(pair, processor)
+        room = None if max_length is None else max_length - measure_prompt(pair, processor)
         chosen, rejected = (answer[:room] for answer in turn.answers)
         if chosen != rejected or (room is not None and room <= 0):  # the latter are named by `CutError`
             return
     cut = "" if max_length is None else f" once cut at max_length = {max_length}; raise it"
     raise TrainingError(f"both answers of each of the {len(pairs):,} pairs are the same tokens{cut}: nothing to learn")
-
-
-def _measure_prompt(pair: Preference, processor: Any) -> int:
-    """Tokens of a pair's prompt with its images; TrainingError."""
-    # Of an image only its size counts.
-    images = [Image.new("RGB", size_of(picture)) for picture in pair.images]
-    text = Chat(processor).prompt([user_message(pair)], images)
-    given: dict[str, Any] = {"images": [images]} if images else {}
-    try:
-        read = processor(text=[text], **given, add_special_tokens=False, return_tensors="pt")
-    except ValueError as error:
-        raise TrainingError(
-            f"pair {pair.id!r}: {type(processor).__name__} can't read it: {one_line(error)}; leave it out"
-        ) from error
-    return int(read["input_ids"].shape[1])
 
 
 class CheckedTrainer:

@@ -22,12 +22,13 @@ from trainers.losses.functions import GAMMA
 from trainers.losses.mdpo import AREA, CroppedPairs, ImageDPOTrainer
 from trainers.losses.povid import NoisedPairs, PovidTrainer
 from trainers.packed.trainer import PackedDPOTrainer
-from trainers.training.checked_trainer import CheckedTrainer, check_answers_differ, check_lengths, check_texts
+from trainers.training.checked_trainer import CheckedTrainer, check_answers_differ, check_texts
 from trainers.training.checkpoints import Checkpoint
 from trainers.training.job import Job
 from trainers.training.loop import RunCallback, run
 from trainers.training.model import add_adapters, load_model, load_processor, load_weights
 from trainers.training.picture_check import check_pictures
+from trainers.training.prompt_lengths import check_lengths
 from trainers.training.trl_arguments import common_arguments
 
 

@@ -45,7 +45,7 @@ def check_pictures(pairs: Sequence[Preference], processor: Any) -> None:
     known = list(dict.fromkeys(sizes.values()))
     refused: dict[Size, str] = {}
     # Processors refuse what is extreme: where they take that, they take what lies between.
-    if any(_why_refused(size, processor) for size in _find_extremes(known)):
+    if any(_why_refused(size, processor) for size in find_extremes(known)):
         for count, size in enumerate(known, start=1):
             if why := _why_refused(size, processor):
                 refused[size] = why
@@ -58,7 +58,8 @@ def check_pictures(pairs: Sequence[Preference], processor: Any) -> None:
         raise RefusedPictures(list(dict.fromkeys(id for id, _ in lost)), len(pairs), type(processor).__name__, first)
 
 
-def _find_extremes(sizes: Sequence[Size]) -> set[Size]:
+def find_extremes(sizes: Sequence[Size]) -> set[Size]:
+    """The smallest and the largest by width, height, their ratio and their product."""
     measures = (lambda w, h: w, lambda w, h: h, lambda w, h: w / h, lambda w, h: w * h)
     return {best(sizes, key=lambda size: of(*size)) for of in measures for best in (min, max)} if sizes else set()
 

@@ -8,12 +8,13 @@ from trainers.data.chat import stops_of
 from trainers.data.collators import AnswerCollator
 from trainers.data.rows import Preference
 from trainers.data.torch_dataset import Answers, PromptSampling
-from trainers.training.checked_trainer import CheckedTrainer, check_lengths, check_texts
+from trainers.training.checked_trainer import CheckedTrainer, check_texts
 from trainers.training.checkpoints import Checkpoint
 from trainers.training.job import Job
 from trainers.training.loop import RunCallback, run
 from trainers.training.model import add_adapters, load_model, load_processor
 from trainers.training.picture_check import check_pictures
+from trainers.training.prompt_lengths import check_lengths
 from trainers.training.trl_arguments import common_arguments
 
 
