@@ -45,12 +45,24 @@ def after_eval(board: "Board", entries: "Sequence[Entry]", given: Sequence[str])
 
 
 def after_score(board: "Board", entries: "Sequence[Entry]") -> None:
-    """After `score --out`: a comparison of two results of one task, and the page."""
+    """After `score --out` or `rescore`: a comparison of two results of one task, their scores by other labels, and the
+    page."""
     out = board.folder.parent.as_posix()
     more = ["--partial"] if any(entry.partial for entry in entries) else []
     models = _models_alike(board, entries)
     shown = ["compare", *models, "--board", out, *more] if len(models) > 1 else ["leaderboard", out, *more]
-    tell_next(board.folder, shown, _page(out, *more))
+    tell_next(board.folder, shown, *_rescorings(out, entries), _page(out, *more))
+
+
+def _rescorings(out: str, entries: "Sequence[Entry]") -> list[list[str]]:
+    """Scores by the tasks that have other labels for these answers, where the labels are here."""
+    from harness.evaluation.rescored_runs import tasks_rescored_by
+    from tasks.data_folder import stored
+    from tasks.registry import registry
+
+    asked = {entry.task for entry in entries}
+    found = [task.name for task in registry().tasks.values() if asked.intersection(tasks_rescored_by(task))]
+    return [["rescore", out, "--task", name] for name in found if name not in asked and stored(name) is not None]
 
 
 def after_run(folder: Path, base: str | None, best: str | None, results: object, *, partial: bool = False) -> None:

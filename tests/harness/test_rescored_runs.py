@@ -101,6 +101,19 @@ def test_a_run_without_answers_and_one_to_other_questions_are_named(
     assert headlines(board, "repope")["old"].value == headlines(board, "repope")["a"].value
 
 
+def test_answers_to_a_part_of_repopes_questions_are_partial_and_the_command_is_told_where_labels_are_here(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question_id": n, "text": "Yes"} for n in range(1, 5)]
+    file, out = put(tmp_path / "m_popular.jsonl", rows), tmp_path / "run"
+    command = ["score", "pope", str(file), "--references", str(data / "pope"), "--out", str(out)]
+    assert run(command) == 0
+    assert f"next: harness rescore {out.as_posix()} --task repope" in capsys.readouterr().err
+    rescored([str(out), "--task", "repope"], capsys)
+    found = headlines(Board(out / "board"), "repope")
+    assert {(entry.samples, entry.provenance["rows"]) for entry in found.values()} == {(3, "partial")}
+
+
 def test_answers_to_repope_itself_are_not_replaced_but_by_more_of_them(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
