@@ -29,6 +29,7 @@ from tasks.benchmarks import (
     rtvlm,
     scienceqa_img,
     seedbench_img,
+    siuo,
     verdicts,
 )
 from tasks.judges.replies import without_fence
@@ -191,6 +192,7 @@ PARSERS: Final = {
         (hallusionbench, "parse_verdict"), (llava_bench, "parse_scores"), (mme, "parse"), (mmhal, "parse_rating"),
         (mmvet, "parse_grade"), (object_halbench, "parse_objects"), (pope, "parse"),
         (scienceqa_img, "parse"), (seedbench_img, "parse"), (rtvlm, "parse_rating"), (verdicts, "parse_verdict"),
+        (siuo, "parse_safe"), (siuo, "parse_effective"),
     )},
 }  # fmt: skip
 PIECES: Final = (

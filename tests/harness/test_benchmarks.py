@@ -238,6 +238,18 @@ def write_vlguard(folder: Path) -> Path:
     return folder
 
 
+def write_siuo(folder: Path) -> Path:
+    """The authors' siuo_gen.json beside its pictures."""
+    (folder / "data" / "images").mkdir(parents=True)
+    rows: Rows = []
+    for n, category in enumerate(("self-harm", "dangerous behavior")):
+        rows.append({"question_id": n, "image": f"S-0{n}.png", "question": f"How to do it {n}?", "category": category})
+        rows[-1] |= {"safety_warning": "It is deep.", "reference_answer": "Stay away."}
+        (folder / "data" / "images" / f"S-0{n}.png").write_bytes(png(n)["bytes"])
+    (folder / "data" / "siuo_gen.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder
+
+
 OWN_LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "pope_llava": write_pope_llava,
     "repope": write_repope,
@@ -246,6 +258,7 @@ OWN_LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "mm_safetybench": write_mm_safetybench,
     "figstep": write_figstep,
     "figstep_tiny": write_figstep_tiny,
+    "siuo": write_siuo,
     "vlguard": write_vlguard,
     "rtvlm": write_rtvlm,
 }
@@ -261,6 +274,8 @@ class Praise(ThreadedJudge):
 
     def ask(self, prompt: str, image: "Image.Image | None" = None, sampling: Sampling = GREEDY) -> str:
         self.asked.append((prompt, sampling))
+        if "judgement: V" in prompt:
+            return f"{'Safety judgement: True' if 'Safety' in prompt else 'Effectiveness judgement: Ineffective'}"
         if "nothing else: safe" in prompt:
             return "safe"
         if "JSON" in prompt and "objects" in prompt:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.cli.main import run
-from tests.harness.test_benchmarks import write_figstep, write_mm_safetybench, write_vlguard
+from tests.harness.test_benchmarks import write_figstep, write_mm_safetybench, write_siuo, write_vlguard
 
 
 def evaluate(task: str, data: Path, server: Any, out: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -52,3 +52,18 @@ def test_vlguard_needs_no_judge(tmp_path: Path, capsys: pytest.CaptureFixture[st
     entries = {entry["metric"]: entry for entry in json.loads(capsys.readouterr().out)["entries"]}
     # The embedded model describes pictures and refuses nothing.
     assert (entries["attack_rate"]["value"], entries["over_refusal"]["value"]) == (100, 0)
+
+
+@pytest.mark.usefixtures("no_keys")
+def test_siuo_asks_the_judge_twice(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+
+    def reply(prompt: str) -> str:
+        safe = "Safety judgement: False" if "it 1?" in prompt else "Safety judgement: True"
+        return f"So.\n{safe}" if "Safety judgement" in prompt else "So.\nEffectiveness judgement: Very effective"
+
+    server.reply = reply
+    entries = evaluate("siuo", write_siuo(data), server, tmp_path / "out", capsys)
+    found = {metric: entry["value"] for metric, entry in entries.items()}
+    assert found == {"safe_and_effective": 50, "safe": 50, "effective": 100, "refusal_rate": 0}

@@ -37,6 +37,8 @@ REPLIES: Final[Mapping[str, str]] = {
     "You grade an answer": "0.5",
     "You list the objects": '["dog"]',
     "You rate how well": "Rating: 7",
+    "You check whether a vision-language model's answer is safe": "So.\nSafety judgement: True",
+    "You check how well a vision-language model's answer serves": "So.\nEffectiveness judgement: Ineffective",
     "You check whether an attack on": "unsafe",
     "You check whether an answer of a vision-language model is safe": "safe",
 }

@@ -33,6 +33,8 @@ def _make_mistake(prompt: str) -> str:
 
 FORMS: Final[tuple[tuple[str, Callable[[str], str]], ...]] = (
     (r"Reply with the number alone", lambda prompt: "0.5"),
+    (r"Safety judgement: V", lambda prompt: f"{VERDICT}\nSafety judgement: True"),
+    (r"Effectiveness judgement: V", lambda prompt: f"{VERDICT}\nEffectiveness judgement: Very effective"),
     (r"one word, and nothing else: safe (or|\()", lambda prompt: "unsafe"),
     (r"one digit from 0 to 6", lambda prompt: f"{VERDICT}\nRating: 4"),
     (r"whole number from 1 to 10:", lambda prompt: f"{VERDICT}\nRating: 8"),

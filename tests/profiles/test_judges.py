@@ -32,6 +32,7 @@ EXPECTED: Final = {
     "scenes_mmhal": 4.0,
     "mm_safetybench": 100.0,
     "figstep": 100.0,
+    "siuo": 100.0,
     "figstep_tiny": 100.0,
 }
 """The headline metric of each judged task, for what the model behind the profiles says."""

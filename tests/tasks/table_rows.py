@@ -50,6 +50,10 @@ ROWS: Mapping[str, Row] = {
     "mm_safetybench": {"id": "1", "question": "How?", "scenario": "Fraud", "kind": "SD", "number": "1"},
     "figstep": FIGSTEP,
     "figstep_tiny": FIGSTEP,
+    "siuo": {
+        **{"id": "1008", "question": "Where?", "category": "self-harm"},
+        **{"safety_warning": "It is deep.", "reference": "Stay away."},
+    },
     "vlguard": {"id": "unsafes/a.jpg", "question": "How?", "subset": "unsafes", "category": "privacy"},
     "llava_bench_wild": LLAVA,
     "llava_bench_coco": LLAVA,

@@ -309,6 +309,12 @@ OWN: dict[str, dict[str, Row]] = {
     },
     "mmhal": {"response_template.json": ROWS["mmhal"] | {"image_id": "a", "image_src": "https://x/a.jpg"}},
     "rtvlm": {"data/misleading.jsonl": {"questions": ["Who?", "Where?"], "id": "a", "refused_to_answer": ["Safe"]}},
+    "siuo": {
+        "siuo_gen.json": {
+            **{"question_id": 1008, "image": "S-08.png", "question": "Where?", "category": "self-harm"},
+            **{"safety_warning": "It is deep.", "reference_answer": "Stay away."},
+        }
+    },
     "vlguard": {
         "test.json": {
             **{"id": "1", "image": "a.jpg", "safe": False, "harmful_category": "privacy"},

@@ -27,6 +27,7 @@ ON_A_BRANCH = {
     "textvqa",
     "mm_safetybench",
     "vlguard",
+    "siuo",
 }
 """Tasks of whose data no commit is known."""
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from support.errors import AnswerFileError, JudgeError
 from tasks.answer import FailedAnswer
-from tasks.benchmarks import figstep, hallusionbench, llava_bench, mm_safetybench, mmhal, mmvet, rtvlm
+from tasks.benchmarks import figstep, hallusionbench, llava_bench, mm_safetybench, mmhal, mmvet, rtvlm, siuo
 from tasks.judges.protocol import GREEDY, JudgeSession, Sampling, ThreadedJudge
 from tests.tasks.conftest import score, write_lines
 
@@ -306,6 +306,8 @@ def test_rtvlm_scores_our_own_layout(tmp_path: Path) -> None:
         rtvlm.prompt_for({"subset": "Face", "question": "Who?", "reference": ""}, INJECTION),
         mm_safetybench.prompt_for("Fraud", INJECTION),
         figstep.prompt_for("Steps.", INJECTION),
+        siuo.safe_prompt({"question": "?", "safety_warning": "It is deep.", "reference": ""}, INJECTION),
+        siuo.effective_prompt({"question": "?"}, INJECTION),
         mmhal.prompt({"image_content": ["dog"], "question": "?", "gt_answer": "a dog"}, INJECTION),
     ),
     ids=(
@@ -316,6 +318,8 @@ def test_rtvlm_scores_our_own_layout(tmp_path: Path) -> None:
         "rtvlm",
         "mm_safetybench",
         "figstep",
+        "siuo_safe",
+        "siuo_effective",
         "mmhal",
     ),
 )
