@@ -38,7 +38,7 @@ from harness.evaluation.eval_settings import EvalSettings, check_asking
 from harness.models.chat_settings import acts_on_served
 from harness.models.light_imports import allow as allow_light_imports
 from harness.serving.adapters import needs_of_usable
-from harness.serving.engine_host import served_engine
+from harness.serving.engine_host import check_alone, served_engine
 from harness.serving.settings import ServerSettings
 from support.errors import Need, SettingError, UsageError
 from support.parsing import parse_json
@@ -118,9 +118,11 @@ def _of_engine(*names: str) -> OptionGroup:
     return replace(ENGINE, panel="Evaluation", table="").but(*others, answers=None)
 
 
-ASKING: Final = _of_engine("suffix", "thinking", "thinking_tokens", "engine", "engine_set", "gpus")
+COMPUTED_BY: Final = ("engine", "engine_set", "engine_url", "dtype")
+"""Settings that say what computes answers: a run's own are kept together."""
+ASKING: Final = _of_engine("suffix", "thinking", "thinking_tokens", *COMPUTED_BY, "gpus")
 """Those that say how models are asked, and by what, for commands that score checkpoints."""
-COMPUTING: Final = _of_engine("engine", "engine_set", "gpus", "dtype")
+COMPUTING: Final = _of_engine(*COMPUTED_BY, "gpus")
 """Those that say what computes their answers."""
 
 
@@ -277,6 +279,7 @@ def _check_place(
     from harness.models.place import check_place
 
     check_server(context, server)
+    check_alone(engine, server)
     if server is None and any(spec.backend == "transformers" for spec in models):
         check_place(engine)
     if server is None and models and all(spec.backend == "openai" for spec in models):

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.cli.evaluate import read_suffixes
 from harness.cli.setting_options import OptionGroup, check_at_least
+from harness.engine.config import Engine
 from support.errors import RecipeError, SettingError, UsageError
 from support.processes import is_launched
 from support.shards import is_there
@@ -80,6 +81,14 @@ class AskingOptions:
     """Whether the models think before they answer, where their chat template has this switch."""
     thinking_tokens: int | None = None
     """Most tokens of thoughts, on top of the limit of an answer; by default 4096."""
+    engine: Engine | None = None
+    """What computes the answers: own, or a server of vllm or sglang for this run; auto: vLLM on a GPU if it can."""
+    engine_set: Mapping[str, str] = field(default_factory=dict)
+    """NAME=VALUE: any flag of vLLM's or SGLang's server, such as max-model-len=8192; repeatable."""
+    engine_url: tuple[str, ...] = ()
+    """With --engine vllm: a server that runs, in place of one for this run; repeatable: they share the images."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What the models compute in when they are scored; needed with --engine-url."""
 
     def changes(self, recipe: "PreferenceRecipe") -> dict[str, Any]:
         """The recipe's [scoring] with what is given in place of its values; nothing where none is given."""
@@ -90,11 +99,17 @@ class AskingOptions:
             "prompt_suffixes": by_task or None,
             "thinking": self.thinking,
             "thinking_tokens": self.thinking_tokens,
+            "engine": self.engine,
+            "engine_set": dict(self.engine_set) or None,
+            "engine_url": self.engine_url or None,
+            "dtype": self.dtype,
         }
         given = {name: value for name, value in given.items() if value is not None}
         if not given:
             return {}
         own = {} if recipe.scoring is None else recipe.scoring.model_dump(exclude_unset=True)
+        if self.engine is not None and self.engine != own.get("engine"):
+            own = {name: value for name, value in own.items() if name not in ("engine_set", "engine_url")}
         by_task = own.get("prompt_suffixes", {}) | by_task
         return {"scoring": own | given | ({"prompt_suffixes": by_task} if by_task else {})}
 

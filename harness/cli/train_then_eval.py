@@ -46,12 +46,14 @@ from harness.cli.train_options import (
 )
 from harness.evaluation.eval_settings import EvalSettings
 from harness.runs.recipe_training import check_packages, find_layout
+from harness.serving.engine_host import check_alone, served_engine
 from harness.serving.settings import ServerSettings
 from support.errors import FAILED, LOSSY, OK, REGRESSED, InputError, Need, UsageError
 from support.judge_names import SCENES
 from support.processes import is_launched, world_size
 
 if TYPE_CHECKING:
+    from harness.engine.config import EngineConfig
     from harness.evaluation.preflight import Readiness
     from harness.runs.forecast import Forecast
     from harness.runs.outcome import Outcome
@@ -131,12 +133,13 @@ def train_then_eval_command(
     Builds or reads preference data first. After an interruption the same command continues.
     """
     found = _find_recipe(recipe, tasks, seed, training, data, fetch=not dry_run)
-    found, settings = _find_scoring(found, asked, data, limit)
+    found, settings, engine = _find_scoring(found, asked, data, limit)
     numbers = _find_seeds(context, found, seeds)
     folder = run_folder_of(out, found.name, seed, several=bool(numbers))
     judge = replace(judge, name=judge.name or (found.data.judge if found.data else None) or SCENES)
     judge.check(context)
     check_server(context, server)
+    check_alone(engine, server)
     needs, trackers = needs_of_output("--out", folder), trackers_of(report_to)
     rater = judge.make(asked=False, lacking=needs)
     layout = _find_layout(found, folder, training, dry_run, needs)
@@ -146,7 +149,8 @@ def train_then_eval_command(
 
     settings = EvalSettings(data=data.of_tasks(_names_of_tasks(found)), partial_data=data.partial, limit=limit)
     with Stages():
-        ready = look_at_recipe(found, folder, rater, settings, server=server, more=needs)
+        serving = server or served_engine(engine)
+        ready = look_at_recipe(found, folder, rater, settings, server=serving, more=needs)
     if dry_run:
         forecast = _forecast(found, folder, (rater, settings), ready, numbers)
         return tell_forecast(forecast, as_json, _describe_launch(context, folder, training, layout, numbers))
@@ -252,14 +256,14 @@ def _find_recipe(
 
 def _find_scoring(
     recipe: "PreferenceRecipe", asked: AskingOptions, data: RunDataOptions, limit: int | None
-) -> "tuple[PreferenceRecipe, EvalSettings]":
+) -> "tuple[PreferenceRecipe, EvalSettings, EngineConfig]":
     """The recipe with what the options change in its [scoring], and how its models are scored; SettingError."""
     from harness.runs.recipe_scoring import scored_by
 
     if changed := asked.changes(recipe):
         recipe = change_recipe(recipe, changed, f"recipe {recipe.name!r}, with what the options change")
     settings = EvalSettings(data=data.of_tasks(_names_of_tasks(recipe)), partial_data=data.partial, limit=limit)
-    return recipe, scored_by(recipe, settings)[0]
+    return recipe, *scored_by(recipe, settings)
 
 
 def _names_of_tasks(recipe: "PreferenceRecipe") -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.evaluate import ASKING, EVALUATION, SERVER, check_of_tasks, check_server
+from harness.cli.evaluate import ASKING, COMPUTED_BY, EVALUATION, SERVER, check_of_tasks, check_server
 from harness.cli.missing import collect, tell_forecast
 from harness.cli.next_steps import after_run
 from harness.cli.options import (
@@ -31,7 +31,7 @@ from harness.cli.shown import show
 from harness.engine.config import EngineConfig
 from harness.evaluation.eval_settings import EvalSettings
 from harness.runs.watch import WatchSettings
-from harness.serving.engine_host import EngineHost, served_engine
+from harness.serving.engine_host import EngineHost, check_alone, served_engine
 from harness.serving.settings import ServerSettings
 from support.errors import FAILED, OK, Need, one_line
 from support.stages import Stages
@@ -95,8 +95,9 @@ def watch_command(
     chosen = expand(tasks or tasks_of_run(folder))
     trackers = trackers_of(report_to)
     judge.check(context, any(task.judged for task in chosen))
-    evaluation, asking = _settle_asking(context, folder, evaluation, asking, chosen)
     check_server(context, server)
+    check_alone(asking, server)
+    evaluation, asking = _settle_asking(context, folder, evaluation, asking, chosen, served=server is not None)
     out = out or folder
     needs = needs_of_output("--out", out)
     rater = judge.make(asked=False, lacking=needs)
@@ -121,13 +122,21 @@ def watch_command(
 
 
 def _settle_asking(
-    context: typer.Context, folder: Path, evaluation: EvalSettings, asking: EngineConfig, tasks: "list[TaskSpec]"
+    context: typer.Context,
+    folder: Path,
+    evaluation: EvalSettings,
+    asking: EngineConfig,
+    tasks: "list[TaskSpec]",
+    *,
+    served: bool,
 ) -> tuple[EvalSettings, EngineConfig]:
     """How models are asked: as the recipe of a run of ours says, where options don't. SettingError for what would not
     act."""
     from harness.runs.recipe_scoring import asked_in_run
 
-    protocol, engine = asked_in_run(folder, asking, [task.name for task in tasks])
+    by_option = any(is_given(context, name) or from_environment(context, name) for name in COMPUTED_BY)
+    names = [task.name for task in tasks]
+    protocol, engine = asked_in_run(folder, asking, names, own_engine=not (served or by_option))
     if not (is_given(context, "protocol") or from_environment(context, "protocol")):
         evaluation = replace(evaluation, protocol=protocol)
     check_of_tasks(evaluation, engine, tasks)

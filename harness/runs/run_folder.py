@@ -38,6 +38,7 @@ DERIVED: Final = (f"{IMAGE_FACTS}*", "leaks.json", "left_out.json")
 """Those among them that are made again in no time."""
 SCORED: Final = "score_checkpoints"
 CLAIM: Final = "run.json"
+AUTO: Final = "auto"
 SEVERAL: Final = "several_seeds"
 LEFT: Final = (CLAIM, "data.json", "left_out.json")
 """Files that a start writes before there is anything."""
@@ -125,19 +126,40 @@ def tasks_of_run(folder: Path) -> list[str]:
 
 
 def keep_own_scoring(folder: Path, recipe: R) -> R:
-    """The recipe, with as many checkpoints to score as the folder's run began with if it differs in nothing else, such
-    as a run of a recipe's earlier version."""
+    """The recipe, with as many checkpoints to score as the folder's run began with, and with the engine that `auto`
+    stood for then, if it differs in nothing else, such as a run of a recipe's earlier version."""
+    training, is_auto = recipe.training, recipe.scoring is not None and recipe.scoring.engine == AUTO
+    kept = (f"training.{SCORED}:", *["scoring.engine:"] * is_auto)
     try:
         held = parse_json((folder / CLAIM).read_text(encoding="utf-8"))["recipe"]
-        differences = find_differences(held, recipe.model_dump(mode="json"))
-        count = held["training"].get(SCORED)
+        there, asked = _identify_scoring(held), _identify_scoring(recipe.model_dump(mode="json"))
+        differences = find_differences(there, asked)
+        count, engine = held["training"].get(SCORED), there["scoring"].get("engine")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return recipe  # `claim` tells
-    training = recipe.training
-    if training is None or len(differences) != 1 or not differences[0].startswith(f"training.{SCORED}:"):
+    if training is None or not differences or not all(each.startswith(kept) for each in differences):
         return recipe
-    log.info("%s: goes on as it began: %s", folder, differences[0])
-    return recipe.model_copy(update={"training": training.model_copy(update={SCORED: count})})
+    log.info("%s: goes on as it began: %s", folder, ", ".join(differences))
+    recipe = recipe.model_copy(update={"training": training.model_copy(update={SCORED: count})})
+    return with_engine(recipe, engine) if is_auto else recipe
+
+
+def with_engine(recipe: R, engine: str | None) -> R:
+    """The recipe with this engine in place of `auto`; None: our own."""
+    assert recipe.scoring is not None
+    given = recipe.scoring.model_dump(exclude_defaults=True)
+    left = {name: value for name, value in {**given, "engine": engine}.items() if value is not None}
+    scoring = type(recipe.scoring).model_validate(left) if left else None
+    return recipe.model_copy(update={"scoring": scoring})
+
+
+def _identify_scoring(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's values with those of its [scoring] that a run must go on with, where they say something."""
+    from trainers.config.scoring import REACHED
+
+    own = recipe.get("scoring") or {}
+    told = {name: value for name, value in own.items() if value not in (None, {}) and name not in REACHED}
+    return {**recipe, "scoring": told}
 
 
 def _made_in(folder: Path) -> Iterator[Path]:

@@ -97,7 +97,7 @@ class Scoring:
                     self.tasks,
                     self.judge,
                     self.settings,
-                    engine=self._asked,
+                    engine=self._asked_of(spec),
                     name=name,
                     ledger=None if self.server is None else self.server.ledger,
                     load=self.host.load,
@@ -132,14 +132,13 @@ class Scoring:
             if entry.model == name and entry.headline and entry.failed + entry.unscored
         )
 
-    @property
-    def _asked(self) -> EngineConfig:
-        return with_seed(self.engine, self.settings, served=self.server is not None)
+    def _asked_of(self, spec: ModelSpec) -> EngineConfig:
+        return with_seed(self._engine_for(spec), self.settings, served=self.server is not None)
 
     def _is_on_board(self, spec: ModelSpec, name: str) -> bool:
         if self.server is not None:
             spec = replace(spec, digests=known_of(spec, self.server.settings))
-        return on_board(self.board, spec, name, self.tasks, self.judge, self.settings, self._asked)
+        return on_board(self.board, spec, name, self.tasks, self.judge, self.settings, self._asked_of(spec))
 
 
 def describe_error(error: Exception, characters: int = 300) -> str:

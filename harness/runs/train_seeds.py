@@ -18,6 +18,7 @@ from harness.evaluation.compare_seeds import compare_groups
 from harness.evaluation.eval_settings import EvalSettings
 from harness.runs.checkpoint_selection import panel_of, tasks_of
 from harness.runs.outcome import Outcome
+from harness.runs.recipe_scoring import settle_engine
 from harness.runs.report import write_report
 from harness.runs.run_folder import claim, hold_run_folder, keep_own_scoring
 from harness.runs.train_then_eval import limited, train_then_eval
@@ -113,7 +114,7 @@ def train_seeds(
     shared = SharedData(out)
     runs: dict[int, Outcome] = {}
     with hold_run_folder(out):
-        recipe = keep_own_scoring(out, recipe)
+        recipe = settle_engine(keep_own_scoring(out, recipe), remote_code=bool(given.get("remote_code")))
         claim(out, recipe, limit, several=True)
         for number, seed in enumerate(seeds, start=1):
             log.info("seed %d: training %d of %d, in %s", seed, number, len(seeds), folder_of(out, seed))

@@ -11,7 +11,7 @@ run that was killed and does nothing for one that is done.
 import json
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from harness.runs.checkpoint_selection import Metric, Scores, headlines, probe, 
 from harness.runs.image_use_checks import STAGE, ImageUseChecks, check_image_use, draw_pairs
 from harness.runs.interim_scoring import Processes, find_probes_without_value, train_and_score
 from harness.runs.outcome import CONTROL, Outcome, Stop, panel_verdicts
-from harness.runs.recipe_scoring import scored_by
+from harness.runs.recipe_scoring import scored_by, settle_engine
 from harness.runs.recipe_training import base_to_train, check_steps, merge_adapter, most_pairs, with_short_warm_up
 from harness.runs.run_folder import claim, hold_run_folder, keep_own_scoring
 from harness.runs.scoring_cost import cost_of_scoring, planned_scoring, rate_of
@@ -48,7 +48,7 @@ from harness.runs.training_alarms import (
 )
 from harness.runs.training_data import OneOfSeeds, TrainingData, prepare_training_data
 from harness.serving.adapters import Adapters, needs_of_usable
-from harness.serving.engine_host import EngineHost
+from harness.serving.engine_host import EngineHost, check_alone
 from harness.serving.server_host import ServerHost
 from leaderboards.board.board import Board
 from support.errors import JudgeError, RunError
@@ -104,13 +104,17 @@ def train_then_eval(
     check_judge(judge, tasks)
     limit = None if settings is None else settings.limit
     asked = scored_by(recipe, settings or EvalSettings())
+    check_alone(asked[1], None if server is None else server.settings)
     recipe = limited(recipe, limit)
-    with hold_run_folder(out), server or nullcontext():
-        recipe = keep_own_scoring(out, recipe)
-        claim(out, recipe, limit)
+    with ExitStack() as held:
+        held.enter_context(hold_run_folder(out))
+        held.enter_context(server or nullcontext())
         register()
-        folders = out, out if shared is None else shared.out
+        recipe = settle_engine(keep_own_scoring(out, recipe), remote_code=remote_code)
+        claim(out, recipe, limit)
+        folders, asked = (out, out if shared is None else shared.out), scored_by(recipe, asked[0])
         run = _Run(recipe, folders, judge, tasks, probes, asked, remote_code=remote_code, server=server)
+        held.enter_context(run.host)
         given = judge, tasks, run.seconds, asked[0]
         prepare: Callable[[], TrainingData] = (
             partial(prepare_training_data, recipe, out / "data", *given, remote_code=remote_code)
@@ -149,7 +153,7 @@ class _Run:
         self.out, self.common = folders  # of this training, and of what others may share with it
         self.seconds = StageTimer(self.out / "seconds.json")
         self.board = Board(self.common / "board")
-        self.host = EngineHost(self.out / "servers")  # all checkpoints are adapters of one base
+        self.host = EngineHost(self.out / "servers", self._find_adapters)  # all checkpoints are adapters of one base
         self.scoring = Scoring(
             board=self.board,
             tasks=tasks,
@@ -160,7 +164,7 @@ class _Run:
             host=self.host,
             timed=self.seconds,
             adapters=self._find_adapters,
-            after_training=self._waits(server),
+            after_training=self._waits(server, asked[1]),
             server=server,
             remote_code=remote_code,
         )
@@ -356,9 +360,10 @@ class _Run:
     def _has_control(self) -> bool:
         return self.recipe.control and self.recipe.trainer != "sft"
 
-    def _waits(self, server: ServerHost | None) -> bool:
+    def _waits(self, server: ServerHost | None, engine: EngineConfig) -> bool:
         """Whether a server is started once, after the training: it would hold memory that training needs."""
-        if server is None or server.settings.keep:
+        starts = (engine.is_served and not engine.engine_url) if server is None else not server.settings.keep
+        if not starts:
             return False
         return not self.probes and self.recipe.training.keep is None  # these need scores while training waits
 

@@ -91,6 +91,7 @@ class EngineHost(AdapterHost):
         """The LM of `spec`: on the base, or the server, that there is where that is the one."""
         engine = self.choose(engine or EngineConfig(), spec)
         if not engine.is_served or spec.backend != "transformers":
+            self._end_servers()
             return super().load(spec, engine, hints=hints, ledger=ledger)
         super().drop()
         return self._load_served(fetch(spec), engine, hints)
@@ -98,6 +99,9 @@ class EngineHost(AdapterHost):
     def drop(self) -> None:
         """Let go of the model in memory, and end the server."""
         super().drop()
+        self._end_servers()
+
+    def _end_servers(self) -> None:
         for server in self._servers.values():
             server.end()
 
@@ -165,9 +169,16 @@ def settings_of_engine(engine: EngineConfig) -> ServerSettings:
     return ServerSettings(command=engine.engine, flags=flags | given, rendered=True)
 
 
-def served_engine(engine: EngineConfig, specs: Sequence[ModelSpec]) -> ServerSettings | None:
-    """How the server is started that is to compute these models' answers; None where there is to be none."""
-    is_here = any(spec.backend == "transformers" for spec in specs)
+def check_alone(engine: EngineConfig, server: ServerSettings | None) -> None:
+    """SettingError for an engine beside a server of the models, which computes their answers by itself."""
+    if server is not None and engine.engine != "own":
+        raise SettingError(f"engine = {engine.engine}: would not act beside --serve {server.command}")
+
+
+def served_engine(engine: EngineConfig, specs: Sequence[ModelSpec] | None = None) -> ServerSettings | None:
+    """How the server is started that is to compute the answers of these models, or of local ones; None where there is
+    to be none."""
+    is_here = specs is None or any(spec.backend == "transformers" for spec in specs)
     return settings_of_engine(engine) if engine.is_served and not engine.engine_url and is_here else None
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from support.errors import RecipeError, did_you_mean
 from support.parsing import parse_toml
 from trainers.config.data import UNLESS_NONE, Data, PreferenceFile, Section
-from trainers.config.scoring import ScoringSettings
+from trainers.config.scoring import REACHED, ScoringSettings
 from trainers.config.training import Pretraining, Training
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -82,10 +82,16 @@ class Recipe(Section):
             raise ValueError(f"no trainer of that name{did_you_mean(value, known)}")
         return value
 
+    @field_validator("scoring")
+    @classmethod
+    def _says_something(cls, value: ScoringSettings | None) -> ScoringSettings | None:
+        return None if value == ScoringSettings() else value
+
     @property
     def digest(self) -> str:
         """A hash of all values that differ from their defaults, and of the name; a run folder belongs to one digest."""
-        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:16]
+        told = self.model_dump_json(exclude_defaults=True, exclude={"scoring": {*REACHED}})
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     @property
     def settings(self) -> str:
