@@ -31,7 +31,14 @@ from harness.cli.options import (
     trackers_of,
 )
 from harness.cli.outputs import needs_of_output
-from harness.cli.setting_options import OptionGroup, check_at_least, from_environment, refuse_given, with_settings
+from harness.cli.setting_options import (
+    OptionGroup,
+    check_at_least,
+    from_environment,
+    is_given,
+    refuse_given,
+    with_settings,
+)
 from harness.cli.shown import show
 from harness.engine.config import EngineConfig, config_from
 from harness.evaluation.eval_settings import EvalSettings, check_asking
@@ -178,7 +185,7 @@ SERVER: Final = OptionGroup(
     types={"command": str | None},
     defaults={"command": None},
     helps={"command": "vllm, sglang, or a command with {model} {host} {port} {name}: serve the weights for this run."},
-    without=frozenset({"lease", "keep"}),
+    without=frozenset({"lease", "keep", "rendered"}),
 )
 RUN: Final = OptionGroup(kind=RunOptions, panel="Run")
 EVALUATION: Final = OptionGroup(
@@ -279,7 +286,8 @@ def _check_place(
     from harness.models.place import check_place
 
     check_server(context, server)
-    check_alone(engine, server)
+    if is_given(context, "engine"):
+        check_alone(engine, server)
     if server is None and any(spec.backend == "transformers" for spec in models):
         check_place(engine)
     if server is None and models and all(spec.backend == "openai" for spec in models):

@@ -95,7 +95,7 @@ Seeds = Annotated[
         help="Train with N seeds (or a list: 0,1,2) on the same data, and compare their mean with the base.",
     ),
 ]
-SERVED = replace(SERVER, without=frozenset({"lease"}))
+SERVED = replace(SERVER, without=frozenset({"lease", "rendered"}))
 TRAINING = OptionGroup(kind=TrainingOptions, panel="Training", environment=False)
 
 

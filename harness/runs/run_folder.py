@@ -107,7 +107,7 @@ def claim(
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: can't be read; choose another --out or remove it") from None
     if not same:
-        found = find_differences(held["recipe"], wanted["recipe"])
+        found = find_differences(_identify_scoring(held["recipe"]), _identify_scoring(wanted["recipe"]))
         found += find_differences({"limit": held["limit"], SEVERAL: for_several}, {"limit": limit, SEVERAL: several})
         more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
         which = f" ({', '.join(found[:NAMED])}{more})" if found else ""

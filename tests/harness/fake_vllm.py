@@ -1,6 +1,7 @@
 """A small script that speaks vLLM's protocol, and adapters that it loads; tests/vllm has the real one."""
 
 import json
+import os
 import stat
 import sys
 from pathlib import Path
@@ -63,6 +64,13 @@ def program(path: Path, text: str) -> Path:
 def write_vllm(path: Path, record: Path) -> Path:
     """The program; what it is called with and asked is written to the record."""
     return program(path, SERVER.format(python=sys.executable, record=str(record)))
+
+
+def answering_no(folder: Path) -> None:
+    """VLLM_BIN becomes one that sends tokens, too: "no" to all."""
+    text = Path(os.environ["VLLM_BIN"]).read_text()
+    tokens = text.replace('"finish_reason": "stop",', '"finish_reason": "stop", "token_ids": [45, 2],')
+    os.environ["VLLM_BIN"] = str(program(folder / "tokens", tokens))
 
 
 def adapter(

@@ -2,7 +2,6 @@
 small one, which answers by the same model; tests/vllm has the real one."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -31,7 +30,7 @@ from tasks.answer import FailedAnswer
 from tasks.early_exit import Reads
 from tasks.registry import registry
 from tasks.scenes.world import image_of
-from tests.harness.fake_vllm import program, starts
+from tests.harness.fake_vllm import answering_no, program, starts
 from tests.harness.lm_requests import ask, instance
 from tests.harness.token_server import TokenServer, serving
 
@@ -299,12 +298,9 @@ def test_auto_takes_vllm_on_a_gpu_where_it_is_installed_and_has_the_family(
 
 
 def test_a_run_starts_one_server_and_records_the_engine(
-    vllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    vllm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The server answers "no" to all."""
-    text = Path(os.environ["VLLM_BIN"]).read_text().replace('"finish_reason": "stop",',
-        '"finish_reason": "stop", "token_ids": [45, 2],')  # fmt: skip
-    monkeypatch.setenv("VLLM_BIN", str(program(tmp_path / "tokens", text)))
+    answering_no(tmp_path)
     command = ["eval", "--model", "scenes-base", "--tasks", "scenes_pope", "--limit", "4", "--engine", "vllm"]
     command += ["--engine-set", "max-model-len=512", "--out", str(tmp_path / "run"), "--json"]
     assert cli.run(command) == 0

@@ -1,13 +1,16 @@
 """The part of a recipe that says how models are asked when they are scored, and by what."""
 
+import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
+from support.secrets import redact, remember, remember_address
 from trainers.config.data import UNLESS_NONE, Section
 
 REACHED: Final = ("engine_set", "engine_url")
 """Keys that say how a server is started or found: a run may go on with others. Scores record what changes answers."""
+_SECRET: Final = re.compile(r"key|token$|password|secret", re.IGNORECASE)
 _UNLESS_EMPTY: Final = Field(exclude_if=lambda value: not value)
 
 
@@ -43,3 +46,13 @@ class ScoringSettings(Section):
     """With vllm: servers that run, in place of one for this run."""
     dtype: Annotated[Literal["float32", "bfloat16", "float16"] | None, UNLESS_NONE] = None
     """What the models compute in when they are scored; None: as stored, on a GPU in half precision."""
+
+    @model_serializer(mode="wrap", when_used="json")
+    def _without_secrets(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files hold no password: nothing that reads them starts the server."""
+        found: dict[str, Any] = write(self)
+        remember(*(value for name, value in self.engine_set.items() if _SECRET.search(name)))
+        remember_address(" ".join(self.engine_url))
+        told = {"engine_set": {name: redact(value) for name, value in self.engine_set.items()}}
+        told |= {"engine_url": [redact(url) for url in self.engine_url]}
+        return found | {name: value for name, value in told.items() if name in found}
