@@ -38,7 +38,10 @@ def parity_command(
     data: DataOptions,
     engine: EngineConfig,
 ) -> int:
-    """Compare shared decoding, or vLLM's, with exact decoding of one model: answers, logits, scores."""
+    """Compare shared decoding with exact decoding of one model: answers, logits, scores.
+
+    With --engine, answers of vLLM or SGLang are compared.
+    """
     from dataclasses import asdict
 
     from harness.evaluation.eval_settings import EvalSettings
