@@ -66,7 +66,8 @@ class EngineHost(AdapterHost):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.drop()
+        self._make_room()
+        self._end_servers()
 
     def choose(self, engine: EngineConfig, spec: ModelSpec) -> EngineConfig:
         """The settings with the engine that `auto` stands for, which is said. SettingError for one that would not act
@@ -93,13 +94,17 @@ class EngineHost(AdapterHost):
         if not engine.is_served or spec.backend != "transformers":
             self._end_servers()
             return super().load(spec, engine, hints=hints, ledger=ledger)
-        super().drop()
+        self._make_room()
         return self._load_served(fetch(spec), engine, hints)
 
     def drop(self) -> None:
         """Let go of the model in memory, and end the server."""
         super().drop()
         self._end_servers()
+
+    def _make_room(self) -> None:
+        if self.lm is not None:  # else there is nothing to collect, which takes a second
+            super().drop()
 
     def _end_servers(self) -> None:
         for server in self._servers.values():

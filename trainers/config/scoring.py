@@ -53,6 +53,6 @@ class ScoringSettings(Section):
         found: dict[str, Any] = write(self)
         remember(*(value for name, value in self.engine_set.items() if _SECRET.search(name)))
         remember_address(" ".join(self.engine_url))
-        told = {"engine_set": {name: redact(value) for name, value in self.engine_set.items()}}
+        told: dict[str, Any] = {"engine_set": {name: redact(value) for name, value in self.engine_set.items()}}
         told |= {"engine_url": [redact(url) for url in self.engine_url]}
         return found | {name: value for name, value in told.items() if name in found}
