@@ -299,5 +299,6 @@ def _facts_of(spec: "TaskSpec") -> dict[str, Any]:
 
     facts = asdict(spec)
     facts["path"], facts["pinned"] = spec.path.name, spec.pinned
+    facts["table"] = None if spec.table is None else str(spec.table)
     facts["columns"], facts["published"] = list(spec.columns), [asdict(row) for row in spec.published]
     return facts

@@ -16,6 +16,7 @@ from leaderboards.board.board import Board
 from leaderboards.board.entry import Entry
 from tasks import outside
 from tasks.benchmarks import own_table
+from tasks.benchmarks.task_from_table import LETTERS_ONLY
 from tasks.registry import registry
 from tasks.scenes.scenes_pope import load
 from tasks.scenes.world import images
@@ -85,6 +86,7 @@ def test_a_task_of_each_type_is_scored_with_an_interval(scored: Path) -> None:
     assert {"f1", "precision", "recall", "yes_rate", "category_there", "category_not_there"} <= {
         metric for task, metric in found if task == "yesno"
     }
+    assert found["yesno", "category_there"].value == found["yesno", "category_not_there"].value == 100.0
     assert found["letters", "accuracy"].samples == 8
     assert found["captions", "mentioned"].value in (0.0, 50.0)
     assert found["yesno", "accuracy"].low is not None
@@ -135,6 +137,16 @@ def test_the_page_the_gate_and_comparisons_take_it(
     capsys.readouterr()
     assert run(["compare", "run/board", "given/board", *include]) == 0
     assert "yesno" in capsys.readouterr().out
+
+
+def test_a_task_of_a_table_is_shown_and_listed_as_json(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    include = ["--include-path", str(scored / "mine"), "--json"]
+    assert run(["tasks", *include]) == 0
+    assert "yesno" in {task["name"] for task in json.loads(capsys.readouterr().out)["tasks"]}
+    assert run(["tasks", "show", "letters", "--samples", "1", *include]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["table"] == str(scored / "mine" / scored / "letters.csv")
+    assert shown["samples"][0]["prompt"].endswith("A. yes\nB. no\nC. maybe\n" + LETTERS_ONLY)
 
 
 def test_a_board_with_tasks_that_are_not_included_says_so(
