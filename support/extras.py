@@ -11,7 +11,7 @@ _MODULES: Final = {
     "eval": (
         *("torch", "transformers", "peft", "accelerate", "lm_eval", "datasets", "pyarrow", "huggingface_hub", "openai"),
         *("genai_prices", "pandas", "scipy", "nltk", "pattern", "matplotlib", "safetensors", "tokenizers", "httpx"),
-        *("sklearn", "tqdm"),
+        *("httpx2", "sklearn", "tqdm"),
     ),
     "train": ("trl", "imagehash", "submitit"),
     "spacy": ("spacy",),

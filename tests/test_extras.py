@@ -1,5 +1,6 @@
 """What a light install does, and what it says of the rest. Slow: a fresh environment for each extra."""
 
+import ast
 import importlib.metadata
 import os
 import subprocess
@@ -53,6 +54,22 @@ def test_no_package_of_a_light_install_belongs_to_an_extra() -> None:
     assert extra_of("trl") == "train"
     assert extra_of("numpy") is None
     assert extra_of(None) is None
+
+
+IN_LIGHT = {"PIL", "yaml", "backports", "markdown_it", "markupsafe"}
+"""Modules of a light install that are called otherwise than its packages, or that come with these."""
+
+
+def test_every_module_that_is_imported_is_of_a_light_install_or_of_an_extra() -> None:
+    own = {"harness", "trainers", "tasks", "leaderboards", "support"}
+    light = own | IN_LIGHT | {Requirement(one).name for one in PROJECT["dependencies"]} | sys.stdlib_module_names
+    lacking: dict[str, Path] = {}
+    for file in (file for folder in sorted(own) for file in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            lacking |= {name: file for name in names if name.partition(".")[0] not in light and extra_of(name) is None}
+    assert lacking == {}
 
 
 BLOCKED = """

@@ -18,7 +18,6 @@ from support.errors import ModelError, ServerError, one_line
 from support.secrets import redact
 from tasks.judges.bodies import read_json
 from tasks.judges.chat_client import run_in_thread
-from tasks.judges.http_client import LARGEST_REPLY, LimitedClient
 
 START: Final = "--trust-request-chat-template"
 """Without this flag vLLM takes no prompt as it is from a request."""
@@ -78,6 +77,8 @@ def _get(server: str, path: str) -> Mapping[str, Any]:
 
 async def _ask(server: str, path: str) -> Mapping[str, Any]:
     import httpx2
+
+    from tasks.judges.http_client import LARGEST_REPLY, LimitedClient
 
     async with LimitedClient(timeout=LOADING, largest=LARGEST_REPLY, trust_env=False) as client:
         try:

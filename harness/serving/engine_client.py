@@ -24,11 +24,12 @@ from support.secrets import redact
 from tasks.answer import FailedAnswer
 from tasks.judges.bodies import read_json
 from tasks.judges.chat_client import run_in_thread
-from tasks.judges.http_client import LARGEST_REPLY, LimitedClient
 from trainers.training.llava_15 import padded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from tasks.judges.http_client import LimitedClient
 
 AT_ONCE: Final = 64
 """Questions in work at a server, unless a batch size is given; enough for it to fill its batches."""
@@ -111,6 +112,8 @@ class EngineClient:
         return turns
 
     async def _ask_all(self, questions: Sequence[Question], replies: Any, over: threading.Event) -> None:
+        from tasks.judges.http_client import LARGEST_REPLY, LimitedClient
+
         turns = self.turns_of(questions)
         async with LimitedClient(timeout=PATIENCE, largest=LARGEST_REPLY, trust_env=False) as http:
 
@@ -129,7 +132,7 @@ class EngineClient:
             finally:
                 watch.cancel()
 
-    async def _ask(self, http: LimitedClient, server: int, question: Question) -> Reply | FailedAnswer:
+    async def _ask(self, http: "LimitedClient", server: int, question: Question) -> Reply | FailedAnswer:
         import httpx2
 
         url = self.servers[server] + self.protocol.path
