@@ -50,7 +50,7 @@ from tasks.data_files import (
 )
 from tasks.data_folder import sources_of, stored
 from tasks.hub_data import fetch_folder, fetch_tables, note_other_data
-from tasks.table_pictures import FILE_COLUMNS, IMAGE, image_column, keys_of_rows, with_picture_keys
+from tasks.table_pictures import FILE_COLUMNS, IMAGE, columns_of_rows, image_column, with_picture_keys
 from tasks.vlmevalkit import TABLES as TABLES_OF_KIT
 from tasks.vlmevalkit import Table, check_versions, choose_file, other_version
 
@@ -417,8 +417,8 @@ def _dataset_of_rows(source: DocumentSource, rows: list[Record], find: Find) -> 
     names = list(dict.fromkeys(name for row in rows for name in row))
     if rows:
         _check_image_column(source, names)
-    keys = keys_of_rows(source.task, rows, find, may_lack=source.without_picture)
-    columns: dict[str, Sequence[Any]] = {name: [row.get(name) for row in rows] for name in names} | {IMAGE: keys}
+    keys = columns_of_rows(source.task, rows, find, may_lack=source.without_picture)
+    columns: dict[str, Sequence[Any]] = {name: [row.get(name) for row in rows] for name in names} | keys
     return Dataset.from_dict({name: _of_one_type(cells) for name, cells in _read_declared(source, columns).items()})
 
 

@@ -39,8 +39,11 @@ FILE_COLUMNS: Final = (
     "image_file",
     "images",
     "img",
+    "image_1",  # beside image_2, ...: several pictures a row
 )
 """What tables call the column with the image or its file."""
+FURTHER: Final = tuple(f"image_{number}" for number in range(2, 10))
+"""What tables with several pictures a row call those behind the first."""
 _LIST: Final = re.compile(r"""\s*\[\s*(['"])([^'"]+)\1\s*\]\s*""")
 """A list of one text, as JSON or as Python writes it."""
 
@@ -62,16 +65,36 @@ def keys_of_rows(task: str, rows: Sequence[Mapping[str, Any]], find: Find, *, ma
     return _keys_of(task, found, may_lack or column is None)
 
 
+def columns_of_rows(
+    task: str, rows: Sequence[Mapping[str, Any]], find: Find, *, may_lack: bool
+) -> dict[str, list[str]]:
+    """The keys of each row's picture, as `IMAGE`, and those of its further pictures, "" where it has fewer."""
+    further = [name for name in FURTHER if any("image_1" in row and name in row for row in rows)]
+    found = {
+        name: _keys_of(task, [picture_in_cell(_read_list(row.get(name)), find) for row in rows], may_lack=True)
+        for name in further
+    }
+    return {IMAGE: keys_of_rows(task, rows, find, may_lack=may_lack), **found}
+
+
 def with_picture_keys(task: str, table: "Dataset", find: Find, *, may_lack: bool) -> "Dataset":
     """A table whose image column has become keys, "" where a row has none and may have none; the bytes stay in its
     memory-mapped files."""
     column = image_column(table.column_names, lambda name: table.data.column(name).null_count == len(table))
     if column is None:
         return table.add_column(IMAGE, [""] * len(table))
+    keys = {IMAGE: _read_column(task, table, column, find, may_lack)}
+    if column == "image_1":
+        there = [name for name in FURTHER if name in table.column_names]
+        keys |= {name: _read_column(task, table, name, find, may_lack=True) for name in there}
+    for name, cells in keys.items():
+        table = table.remove_columns([name] if name in table.column_names else []).add_column(name, cells)
+    return table
+
+
+def _read_column(task: str, table: "Dataset", column: str, find: Find, may_lack: bool) -> list[str]:
     raw = table.select_columns([column]).cast_column(column, _without_decoding(table.features[column]))
-    files = [Path(file["filename"]) for file in table.cache_files]
-    keys = _keys_of_column(task, raw, column, find, files, may_lack)
-    return table.remove_columns([IMAGE] if IMAGE in table.column_names else []).add_column(IMAGE, keys)
+    return _keys_of_column(task, raw, column, find, [Path(file["filename"]) for file in table.cache_files], may_lack)
 
 
 def _keys_of_column(

@@ -9,6 +9,7 @@ is not as that kit writes it is a ValueError.
 
 import logging
 import re
+from ast import literal_eval
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from filecmp import cmp
@@ -140,6 +141,33 @@ def _scienceqa(rows: Sequence[Record], path: Path) -> list[Record]:
     return [{**row, "choices": choices(number, row)} for number, row in enumerate(rows, start=1)]
 
 
+_OTHER_ANSWERS: Final = "Other Answers"
+"""The second option of what is an open question in the authors' table; the first one is its answer."""
+
+
+def _mmmu(rows: Sequence[Record], path: Path) -> list[Record]:
+    """The validation questions; their pictures stand in one cell as a list."""
+    found = []
+    for row in rows:
+        if str(row.get("split") or "validation").strip().lower() != "validation":
+            continue
+        there = [str(row[letter]) for letter in LETTERS if not is_nothing(row.get(letter))]
+        is_open = len(there) < 2 or there[1] == _OTHER_ANSWERS
+        cell = str(row.get("image"))
+        shown = literal_eval(cell) if cell.startswith("[") else [cell]
+        own = str(row.get("id") or "")
+        about = {
+            "id": own if own.startswith("validation_") else f"validation_{row.get('category')}_{row['index']}",
+            "options": [] if is_open else there,
+            "question_type": "open" if is_open else "multiple-choice",
+            "answer": there[0] if is_open and there else row.get("answer"),
+        }
+        pictures = {f"image_{number}": each for number, each in enumerate(shown, start=1)}
+        rest = {name: value for name, value in row.items() if name not in ("image", "image_path", *LETTERS)}
+        found.append({**rest, **about, **pictures})
+    return found
+
+
 def _amber(rows: Sequence[Record], path: Path) -> list[Record]:
     """The yes/no questions; the kit has no descriptions."""
     names = {"id": "index", "query": "question", "type": "category"}
@@ -205,6 +233,7 @@ TABLES: Final[Mapping[str, Table]] = {
     "textvqa": Table(
         files=("TextVQA_VAL.tsv",), columns=_OWN, rows=_rename({"question_id": "index", "answers": "answer"})
     ),
+    "mmmu": Table(files=("MMMU_DEV_VAL.tsv",), columns=_OWN | {"A", "category"}, rows=_mmmu),
     "mmvet": Table(
         files=("MMVet.tsv",),
         columns=_OWN | {"category"},

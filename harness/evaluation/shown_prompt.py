@@ -31,7 +31,7 @@ from trainers.training.read_base import reading
 
 ALL: Final = "all"
 OTHERS: Final = "all others"
-_LISTS: Final = {"choices": ["{choice 1}", "{choice 2}"]}
+_LISTS: Final = {"choices": ["{choice 1}", "{choice 2}"], "options": ["{option 1}", "{option 2}"]}
 """Columns that hold several texts."""
 
 

@@ -3,6 +3,7 @@ entries at the end."""
 
 import io
 import json
+import re
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -108,6 +109,18 @@ TEXT_VQA: Rows = [
     | {"answers": ["yes"] * 7 + ["a dog"] * 3, "ocr_tokens": ["DOG", "CAT"], "set_name": "val"}
     for n in range(2)
 ]
+MMMU: Rows = [
+    {"id": f"validation_{subject}_{n}", "question": asked, "options": options, "explanation": "", "answer": truth}
+    | {**{f"image_{number}": None for number in range(3, 8)}, "image_1": png(n), "image_2": png(9) if n else None}
+    | {"img_type": "['Plots']", "topic_difficulty": "Easy", "question_type": kind, "subfield": "x"}
+    for n, (subject, asked, options, truth, kind) in enumerate(
+        (
+            ("Art", "What is <image 1>?", "['a dog', 'a cat']", "B", "multiple-choice"),
+            ("Math", "Is <image 2> like <image 1>?", "['yes', '<image 1>']", "A", "multiple-choice"),
+            ("Math", "How many are there?", "[]", "['3', 'three']", "open"),
+        )
+    )
+]
 TABLES: dict[str, Rows] = {
     "mme": MME,
     "pope": POPE,
@@ -124,6 +137,7 @@ TABLES: dict[str, Rows] = {
     "mmstar": MMSTAR,
     "realworldqa": REAL_WORLD,
     "textvqa": TEXT_VQA,
+    "mmmu": MMMU,
 }
 
 
@@ -132,8 +146,10 @@ def write_parquet(folder: Path, rows: Rows) -> Path:
     from datasets import Image as ImageColumn
 
     table = Dataset.from_list(rows)
-    cell = rows[0]["image"]
-    table = table.cast_column("image", List(ImageColumn()) if isinstance(cell, list) else ImageColumn())
+    for name in table.column_names:
+        if re.fullmatch(r"image(_\d)?", name):
+            cell = rows[0][name]
+            table = table.cast_column(name, List(ImageColumn()) if isinstance(cell, list) else ImageColumn())
     table.to_parquet(str(folder / "test-00000-of-00001.parquet"))
     return folder
 

@@ -149,6 +149,15 @@ LAYOUTS: Sequence[Layout] = (
         row_key="question_id",
     ),
     Layout(
+        task="mmmu",
+        rows=[
+            {"id": f"validation_Art_{n}", "question_type": "open", "answer": "30", "response": said}
+            for n, said in ((1, "30"), (2, "36 watts"))
+        ],
+        field="response",
+        references={},
+    ),
+    Layout(
         task="mmvet",
         rows=[{"id": "v1_0", "value": "It is x."}, {"id": "v1_1", "value": "It is y."}],
         field="value",

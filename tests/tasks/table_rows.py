@@ -43,6 +43,10 @@ ROWS: Mapping[str, Row] = {
     },
     "realworldqa": {"question": "Which?\nA. dog\nB. cat\nPlease answer directly.", "answer": "A"},
     "textvqa": {"question_id": 1, "question": "what brand?", "answers": ["dakota"] * 7 + ["the dakota"] * 3},
+    "mmmu": {
+        **{"id": "validation_Art_1", "question": "What is <image 1>?", "options": "['a dog', 'a cat']"},
+        **{"question_type": "multiple-choice", "answer": "B"},
+    },
     "mmhal": {"question_type": "attribute", "image_content": ["Dog"], "question": "What?", "gt_answer": "a dog"},
     "mmvet": {"question_id": "v1_0", "question": "What?", "answer": "a<OR>b", "capability": ["ocr", "math"]},
     "object_halbench": {"id": "1/0", "question": "Describe.", "gt_objects": ["dog"]},

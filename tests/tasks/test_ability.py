@@ -1,4 +1,4 @@
-"""MMStar, RealWorldQA and TextVQA: what their rules read of an answer, and what is counted."""
+"""MMStar, RealWorldQA, TextVQA and MMMU: what their rules read of an answer, and what is counted."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from support.errors import AnswerFileError
-from tasks.benchmarks import mmstar, realworldqa, textvqa
+from tasks.benchmarks import mmmu, mmstar, realworldqa, textvqa
 from tests.tasks.conftest import score
 from tests.tasks.conftest import write_lines as write
 
@@ -181,3 +181,103 @@ def test_textvqa_answers_of_llava_and_of_a_table(tmp_path: Path) -> None:
     assert score("textvqa", found)["accuracy"] == pytest.approx(60)
     with pytest.raises(AnswerFileError, match="row 1: answer 'dakota': must be a list of 10 people's answers"):
         textvqa.official_answers(write(tmp_path / "c.jsonl", [{**table[0], "answer": "dakota"}]), None)
+
+
+ANIMALS = {"A": "a dog", "B": "a cat", "C": "None"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    (
+        ("B", "B"),
+        ("'B'.", "B"),
+        ("B.'", None),  # signs are taken off one kind after the other: the full stop before the quote
+        ("The answer is (B), not (A).", "A"),  # the last in brackets
+        ("(B) as A says", "B"),  # brackets before bare letters
+        ("A or B", "B"),
+        ("A.", "A"),
+        ("A. a dog", None),
+        ("a cat", None),  # an option's text counts in more than five words only
+        ("It looks like one, a CAT to me", "B"),
+        ("There is a cat, and behind it a dog", "A"),
+        ("", None),
+    ),
+)
+def test_mmmu_reads_a_choice_as_its_authors_do(answer: str, letter: str | None) -> None:
+    """As parse_multi_choice_response of MMMU-Benchmark/MMMU eval/eval_utils.py, followed by hand."""
+    assert mmmu.read_choice(answer, ANIMALS) == letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "meant"),
+    (
+        ("36 watts", {"36 watts", 36.0}),
+        ("x = 3,000.456", {3000.0, 3000.46, 0.46}),
+        ("The result is 5\nSo it is 7", {5.0, 7.0}),
+        ("7", {7.0}),
+        ("B", {" b", "b "}),
+        ("1.5e3 m", {"1.5e3 m", 1500.0, 1.0, 3.0}),
+        ("", {""}),
+    ),
+)
+def test_mmmu_reads_what_an_open_answer_may_mean(answer: str, meant: set[str | float]) -> None:
+    """As parse_open_response, followed by hand."""
+    assert mmmu.read_open(answer) == meant
+
+
+@pytest.mark.parametrize(
+    ("answer", "truths", "right"),
+    (
+        ("It is 36.001 watts", ["36"], True),
+        ("360", ["36"], False),
+        ("It is a red dog", ["dog"], True),
+        ("The answer is b", ["b"], True),
+        ("blue", ["b"], False),
+        ("It is three", ["3", "three"], True),
+    ),
+)
+def test_mmmu_compares_numbers_and_looks_for_texts(answer: str, truths: list[str], right: bool) -> None:
+    assert mmmu.is_right(mmmu.read_open(answer), truths) == right
+
+
+def test_mmmu_draws_the_same_option_each_time() -> None:
+    drawn = [mmmu.draw_choice(ANIMALS, f"validation_Art_{n}") for n in range(60)]
+    assert drawn == [mmmu.draw_choice(ANIMALS, f"validation_Art_{n}") for n in range(60)]
+    assert set(drawn) == set(ANIMALS)
+    doc = {"id": "validation_Art_1", "question_type": "multiple-choice", "options": ["x", "y"], "image": "i"}
+    record = mmmu.process_results({**doc, "answer": ["A"]}, ["?"])["accuracy"]
+    assert record["unparsed"]
+    other = mmmu.process_results({**doc, "answer": ["B"]}, ["?"])["accuracy"]
+    assert record["correct"] != other["correct"]
+
+
+def test_mmmu_puts_pictures_where_they_are_named() -> None:
+    doc = {
+        "question": "Is <image 2> like <image 1>?",
+        "question_type": "multiple-choice",
+        "options": ["<image 1>", "no"],
+    }
+    doc |= {"image": "", "image_2": "", "image_3": ""}
+    ends = "\n\n(A) {}\n(B) no\n\n\nAnswer with the option's letter from the given choices directly."
+    assert mmmu.prompt(doc) == "Is  like ?" + ends.format("")
+    assert mmmu.prompt(doc | {"image": "a", "image_2": "b"}) == "Is <image> like <image>?" + ends.format("<image>")
+    plain = {"question": "How many?", "question_type": "open", "options": [], "image": "a"}
+    assert mmmu.prompt(plain).startswith("<image>How many?\n\nAnswer the question using a single word")
+
+
+def test_mmmu_answers_of_its_authors_files(tmp_path: Path) -> None:
+    options = {"all_choices": list(ANIMALS), "index2ans": ANIMALS}
+    for subject, kind, truth, said in (
+        ("Art", {"question_type": "multiple-choice", **options}, "B", "(B)"),
+        ("Art_Theory", {"question_type": "multiple-choice", **options}, "A", "B"),
+        ("Electronics", {"question_type": "short-answer"}, "30", "about 30 W"),
+    ):
+        (tmp_path / subject).mkdir()
+        row = {"id": f"validation_{subject}_1", "answer": truth, "response": said, **kind}
+        (tmp_path / subject / "output.json").write_text(json.dumps([row]), encoding="utf-8")
+    scores = score("mmmu", mmmu.official_answers(tmp_path, None))
+    assert scores["accuracy"] == pytest.approx(200 / 3)
+    assert (scores["art_and_design"], scores["tech_and_engineering"]) == (50, 100)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AnswerFileError, match=r"has no output\.json"):
+        mmmu.official_answers(tmp_path / "empty", None)

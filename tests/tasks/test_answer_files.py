@@ -208,6 +208,7 @@ def test_an_object_with_a_member_twice_is_refused(tmp_path: Path) -> None:
         ("mmstar", "2 answers, the benchmark has 1500"),
         ("realworldqa", "2 answers, the benchmark has 765"),
         ("textvqa", "2 answers, the benchmark has 5000"),
+        ("mmmu", "2 answers, the benchmark has 900"),
         ("mmvet", "1 of 3 questions are not in the file"),
         ("scienceqa_img", "1 questions have no answer and count as wrong"),
         ("seedbench_img", "1 questions have no answer and count as wrong"),

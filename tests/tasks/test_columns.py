@@ -135,7 +135,7 @@ def test_other_text_is_left_as_it_is(text: str) -> None:
     assert take_mark(text) == text
 
 
-@pytest.mark.parametrize("task", ROWS)
+@pytest.mark.parametrize("task", sorted(ROWS.keys() - {"mmmu"}))  # whose marks are its pictures' places
 def test_a_good_table_is_read_and_a_mark_stands_once_in_its_prompt(task: str, tmp_path: Path) -> None:
     row = ROWS[task]
     asked = next((name for name in ("question", "query") if name in row), None)
@@ -173,6 +173,8 @@ BAD = (
     ("mmstar", "category", "colour", "must be one of coarse perception"),
     ("realworldqa", "answer", None, "must be text"),
     ("textvqa", "answers", ["dakota"], "must be a list of 10 people's answers"),
+    ("mmmu", "id", "Art_1", "must be an id such as validation_Art_Theory_7"),
+    ("mmmu", "options", "a; b", "must be a list of texts"),
     ("mmhal", "question_type", "colour", "must be one of attribute"),
     ("mmhal", "gt_answer", None, "must be text"),
     ("mmvet", "capability", "ocr, sing", "must be one of rec"),

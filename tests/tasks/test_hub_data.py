@@ -20,6 +20,7 @@ ON_A_BRANCH = {
     "chair",
     "llava_bench_coco",
     "llava_bench_wild",
+    "mmmu",
     "mmstar",
     "mmvet",
     "realworldqa",

@@ -107,6 +107,16 @@ def both(task: str) -> tuple[list[Row], list[Row]]:
             said = [truth] * 8 + ["A", "it's"]
             hub.append({**told, "question_id": number, "answers": said, "image_id": str(number), "set_name": "val"})
             kit.append({**own, "answer": str(said)})
+        elif task == "mmmu":
+            subject, asked = ("Art", "Math")[number % 2], f"{words} <image 1> and <image 2>"
+            row = {"id": f"validation_{subject}_{number}", "question": asked}
+            about = {"options": str(list(choices.values())), "question_type": "multiple-choice", "answer": letter}
+            if number == 5:
+                about = {"options": "[]", "question_type": "open", "answer": "['Yes']"}
+                choices = {"A": "Yes", "B": "Other Answers", "C": "", "D": ""}
+            hub.append({"image_1": image, "image_2": picture(9), **row, **about})
+            shown = str([image, picture(9)])
+            kit.append({**own, **row, **choices, "image": shown, "answer": letter, "category": subject})
         elif task == "seedbench_img":
             spelled = ("Scene Understanding", "Instances Counting", "Text Understanding", "Instance Attributes")
             lower = {f"choice_{each.lower()}": text for each, text in choices.items()}
