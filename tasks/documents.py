@@ -418,7 +418,7 @@ def _dataset_of_rows(source: DocumentSource, rows: list[Record], find: Find) -> 
     if rows:
         _check_image_column(source, names)
     keys = columns_of_rows(source.task, rows, find, may_lack=source.without_picture)
-    columns: dict[str, Sequence[Any]] = {name: [row.get(name) for row in rows] for name in names} | keys
+    columns: dict[str, Sequence[Any]] = {**{name: [row.get(name) for row in rows] for name in names}, **keys}
     return Dataset.from_dict({name: _of_one_type(cells) for name, cells in _read_declared(source, columns).items()})
 
 
