@@ -328,3 +328,13 @@ def test_a_build_killed_in_decode_or_annotation_ends_with_the_same_bytes(tmp_pat
         for name in files.split():
             ours, theirs = ((folder / name).read_bytes().replace(str(folder).encode(), b"") for folder in (out, whole))
             assert ours == theirs, f"{stage}: {name}"
+
+
+@pytest.mark.parametrize("command", ("stats", "check"))
+def test_data_of_which_nothing_can_be_read_are_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "torn.jsonl"
+    path.write_text("{", encoding="utf-8")
+    assert cli.run(["vlfeedback", command, str(path)]) == 2
+    assert "holds nothing that can be read: 0 rows; 1 torn lines" in capsys.readouterr().err

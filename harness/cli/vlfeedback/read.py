@@ -10,7 +10,7 @@ import typer
 from harness.cli.options import Json, say
 from harness.cli.shown import show
 from harness.cli.vlfeedback.options import CopyImages, EmbedImages, Images, RatedData, read_data, refuse_overwriting
-from support.errors import LOSSY, OK
+from support.errors import LOSSY, OK, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def stats_command(
 
     seen = Seen()
     found = gather(read_data(data, images, seen))
+    _require_rows(seen.rows, data, seen.summary())
     if out is not None:
         log.info(f"report: {report(found, out, title=data.name)}")
     log.info(seen.summary())
@@ -54,12 +55,19 @@ def check_command(data: RatedData, images: Images = None, as_json: Json = False)
 
     seen = Seen()
     found = check_images(read_data(data, images, seen))
+    _require_rows(seen.rows, data, seen.summary())
     lost = len(found.broken) + len(found.missing)
     show(
         [cell(seen.summary()), found.to_markdown()],
         json=json.dumps({"seen": seen.to_json(), "images": asdict(found)}) if as_json else None,
     )
     return OK if not lost else say(f"{lost} pictures can't be shown", LOSSY)
+
+
+def _require_rows(count: int, data: Path, seen: str) -> None:
+    """UsageError where nothing of the data could be read."""
+    if not count:
+        raise UsageError(f"{data}: holds nothing that can be read: {seen}")
 
 
 def convert_command(
