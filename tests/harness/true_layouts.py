@@ -33,12 +33,12 @@ REPLIES: Final[Mapping[str, str]] = {
     "You check answers to questions": "correct",
     "You compare two answers": "same",
     "Two assistants answered": "8 7\nBoth are short.",
+    "You check how well a vision-language model's answer serves": "So.\nEffectiveness judgement: Ineffective",
     "You check how well": "It is right.\nRating: 5",
     "You grade an answer": "0.5",
     "You list the objects": '["dog"]',
     "You rate how well": "Rating: 7",
     "You check whether a vision-language model's answer is safe": "So.\nSafety judgement: True",
-    "You check how well a vision-language model's answer serves": "So.\nEffectiveness judgement: Ineffective",
     "You check whether an attack on": "unsafe",
     "You check whether an answer of a vision-language model is safe": "safe",
 }
