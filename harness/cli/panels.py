@@ -19,7 +19,7 @@ _NAMES: Final = {
     DATA: "limit seed seeds data train_data partial_data images samples rows part rule source split references every "
     "kind",
     JUDGE: "ledger official_prompts judge_repeats judge_calibration human_labels",
-    ENGINE: "full_answers fresh gpus workers ray slurm",
+    ENGINE: "full_answers fresh gpus thinking workers ray slurm",
     OUTPUT: "out as_json dry_run yes output format form html pictures source_url hub_task junit comment push public "
     "report_to embed_images copy_images max_failed verbose quiet",
     ADVANCED: "config_file include_path strict trust_remote_code serve_options serve_patience serve_keep plain_trl "
