@@ -315,7 +315,8 @@ OPENERS = {"open": ("Image", "PIL.Image"), "load_image": None, "fetch_images": N
 FETCHING = ("requests", "httpx", "aiohttp", "urllib.request", "urllib3", "wget", "cv2", "imageio", "torchvision.io")
 MAY_FETCH = (
     *("tasks/judges/", "harness/models/early_stops.py", "harness/models/server_facts.py"),
-    *("harness/serving/model_server.py", "harness/models/fetch.py", "harness/models/hub.py", "support/downloads.py"),
+    *("harness/serving/model_server.py", "harness/serving/engine_client.py", "harness/serving/elsewhere.py"),
+    *("harness/models/fetch.py", "harness/models/hub.py", "support/downloads.py"),
 )
 """The chat client, and what else a model's server is asked; the server that the harness started; models of the hub;
 files of data from addresses of our own tables or given by the user, never from a row."""
