@@ -77,12 +77,13 @@ harness judge calibrate published.jsonl mine.jsonl --json > calibration.json  # 
 harness check --baseline runs/scenes-demo/board --baseline-model scenes-base --model runs/scenes-demo/checkpoint-47
 harness check --baseline base.json --board runs/x --require-better mmhal --junit gate.xml  # needs a baseline
 harness power scenes_chair --board runs/scenes-demo --difference 2
-harness power pope --accuracy 0.85 --samples 9000
+harness power pope --accuracy 85 --samples 9000
 harness tasks
 harness tasks --json
 harness tasks show scenes_chair
 harness tasks show pope --samples 2 --data pope=/data/pope  # needs a folder with POPE's questions
 harness tasks new streets --type yes-no --data streets.csv --out mine  # needs a table of your own
+harness tasks new signs --type open --rule judge --rubric 'Grade the text.' --data a.tsv  # needs a table
 harness models
 harness models --json
 harness models check scenes-base

@@ -35,7 +35,9 @@ COMMANDS: Final = {
         "harness.cli.score:score_command", "Print the official scores of answers made elsewhere.", "Score"
     ),
     "rescore": Command(
-        "harness.cli.rescore:rescore_command", "Score answers on boards again, by a task's rule of today.", "Score"
+        "harness.cli.rescore:rescore_command",
+        "Score answers on boards again, by a task's rule and labels of today.",
+        "Score",
     ),
     "lm-eval": Command(
         "harness.cli.lm_eval:lm_eval_app", "Run lm-eval's own command line with our model class.", "Score"

@@ -137,13 +137,16 @@ def same_questions(logs: Sequence[Mapping[str, Sample]], metric: str) -> list[li
 
 def value_in(log: Mapping[str, Sample], name: str, metric: CountsMetric) -> float | None:
     """What a log gives by the metric of this name, as the mean over the repeats of a judge; None where it gives
-    nothing."""
+    nothing. As entries have it: rounded on the way where the official script does that."""
     values = []
+    rounded = getattr(metric, "rounded", None)
     for repeat in repeats_of(log):
         records = [sample.records[name] for sample in repeat.values() if name in sample.records]
         if records:
             own = Counted(records, metric)
-            values.append(float(value_of(metric, own.counts(list(own.tally)).sum(axis=0))))
+            sums = own.counts(list(own.tally)).sum(axis=0)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values.append(float(rounded(sums) if rounded else value_of(metric, sums)))
     values = [value for value in values if isfinite(value)]
     return sum(values) / len(values) if values else None
 

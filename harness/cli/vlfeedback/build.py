@@ -36,8 +36,8 @@ class DatasetOptions:
     pool: tuple[str, ...] = ()
     """Models that answer: scenes, paper, or MODEL[@TEMPERATURE][=SERVER_URL]; repeatable."""
     thinking: tuple[str, ...] = ()
-    """Whether the pool's models think before they answer, where their chat template has this switch: on or off for all,
-    MEMBER=on or MEMBER=off for one; repeatable."""
+    """Whether the pool's models think first, where their chat template has this switch: on, off, or MEMBER=on|off;
+    repeatable."""
     limit: int | None = None
     """Number of instructions."""
     answers: int | None = None
