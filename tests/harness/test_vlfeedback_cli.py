@@ -330,11 +330,14 @@ def test_a_build_killed_in_decode_or_annotation_ends_with_the_same_bytes(tmp_pat
             assert ours == theirs, f"{stage}: {name}"
 
 
-@pytest.mark.parametrize("command", ("stats", "check"))
+@pytest.mark.parametrize("command", ("stats", "check", "convert", "convert --to vlfeedback"))
 def test_data_of_which_nothing_can_be_read_are_refused(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "torn.jsonl"
+    path, out = tmp_path / "torn.jsonl", tmp_path / "out.jsonl"
     path.write_text("{", encoding="utf-8")
-    assert cli.run(["vlfeedback", command, str(path)]) == 2
-    assert "holds nothing that can be read: 0 rows; 1 torn lines" in capsys.readouterr().err
+    name, *options = command.split()
+    written = [str(out)] if name == "convert" else []
+    assert cli.run(["vlfeedback", name, str(path), *written, *options]) == 2
+    assert "holds nothing that can be read: 0 " in capsys.readouterr().err
+    assert not out.exists()

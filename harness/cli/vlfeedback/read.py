@@ -2,8 +2,9 @@
 
 import json
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -12,7 +13,12 @@ from harness.cli.shown import show
 from harness.cli.vlfeedback.options import CopyImages, EmbedImages, Images, RatedData, read_data, refuse_overwriting
 from support.errors import LOSSY, OK, UsageError
 
+if TYPE_CHECKING:
+    from trainers.data.pair_formats import SeenPairs
+    from trainers.data.vlfeedback_format import Seen
+
 log = logging.getLogger(__name__)
+Row = TypeVar("Row")
 
 
 def stats_command(
@@ -70,6 +76,15 @@ def _require_rows(count: int, data: Path, seen: str) -> None:
         raise UsageError(f"{data}: holds nothing that can be read: {seen}")
 
 
+def _refuse_none(rows: Iterable[Row], data: Path, seen: "Seen | SeenPairs") -> Iterator[Row]:
+    """The rows; at their end UsageError where there were none, so that no empty file is written."""
+    some = False
+    for row in rows:
+        some = True
+        yield row
+    _require_rows(some, data, seen.summary())
+
+
 def convert_command(
     source: Annotated[
         Path, typer.Argument(help="Rated answers in VLFeedback's schema, or pairs in a known format: file or folder.")
@@ -90,11 +105,12 @@ def convert_command(
     refuse_overwriting(out, source)
     if to == "vlfeedback":
         seen = Seen()
-        count = write_rows(read_data(source, images, seen), out, embed_images=embed_images, seen=seen)
+        rows = _refuse_none(read_data(source, images, seen), source, seen)
+        count = write_rows(rows, out, embed_images=embed_images, seen=seen)
         log.info(f"{out}: {count} rows; read {seen.summary()}")
         return OK
     pairs = SeenPairs()
-    given = read_pairs(source, images, form, seen=pairs)
+    given = _refuse_none(read_pairs(source, images, form, seen=pairs), source, pairs)
     count = write_pairs(given, out, to, embed_images=embed_images, copy_images=copy_images, seen=pairs)
     log.info(f"{out}: {count} pairs; read {pairs.summary()}")
     return OK
