@@ -22,10 +22,10 @@ FOLDERS: Final = (
         "vlfeedback annotate",
         "povid inject",
     ),
-    *("models convert-llava", "judge bench"),
+    *("models convert-llava", "judge bench", "tasks new"),
 )
 """Commands whose `out` is a folder."""
-LISTED: Final = tuple(command for command in FOLDERS if command != "models convert-llava")
+LISTED: Final = tuple(command for command in FOLDERS if command not in ("models convert-llava", "tasks new"))
 """Those of them that tell of it among all that is missing."""
 PLACES: Final = {
     "watch": ("out",),

@@ -149,10 +149,13 @@ def _find_models(folder: Path, named: Mapping[str, str | None], lacking: list[Ne
     from trainers.training.checkpoints import QuietPeriod, find_complete_checkpoints
 
     there = collect(lacking, lambda: find_complete_checkpoints(folder, QuietPeriod(0))[0])
+    given = {what: name for what, name in named.items() if name is not None}
     checkpoint = {"checkpoint": str(there[0].path)} if there else {}
-    given = {what: name for what, name in {**named, **checkpoint}.items() if name is not None}
-    models, unknown = find_models(given, correct="name another", base=named["--model-base"])
-    lacking += unknown
+    models: list[ModelSpec] = []
+    for names, base in ((given, None), (checkpoint, named["--model-base"])):  # of the two, adapters alone have a base
+        found, unknown = find_models(names, correct="name another", base=base)
+        models += found
+        lacking += unknown
     return models
 
 

@@ -71,10 +71,10 @@ def look_at_models(models: Iterable[ModelSpec]) -> FoundModels:
         needs += found
         if use is not None:
             uses[spec.pretrained] = use
-        if spec.adapter is not None:
-            uses[str(spec.adapter)] = use_of_adapter(spec.adapter)
         elif not found:
             unsized.append(spec.pretrained)
+        if spec.adapter is not None:
+            uses[str(spec.adapter)] = use_of_adapter(spec.adapter)
     return FoundModels(needs=tuple(needs), uses=uses, unsized=tuple(unsized))
 
 

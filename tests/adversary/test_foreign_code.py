@@ -29,7 +29,7 @@ from trainers.training.foreign_code import digest_of_code
 from trainers.training.read_base import check_base
 
 ROOT = Path(__file__).resolve().parents[2]
-CONCRETE = {"PeftModel", "CLIPVisionConfig", "QwenVLTokenizer", "QwenVLImageProcessor", "super()"}
+CONCRETE = {"PeftModel", "CLIPVisionConfig", "GenerationConfig", "QwenVLTokenizer", "QwenVLImageProcessor", "super()"}
 """Classes whose `from_pretrained` is of one class and reads no code."""
 
 

@@ -338,17 +338,14 @@ def test_a_recipe_that_scores_nothing_is_refused_before_anything_runs(
 
 
 def test_a_run_without_a_learning_rate_is_refused_before_its_base_is_scored(
-    finished: Path, tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, out = tmp_path / "short.toml", tmp_path / "out"
     path.write_text(tiny_recipe.read_text().replace("batch_size = 8", "batch_size = 100\nwarmup_steps = 1"))
-    pairs = ["--train-data", str(finished / "data" / "pairs.jsonl")]
-    for data in ([], pairs):
-        capsys.readouterr()
-        assert cli.run(["train-then-eval", str(path), "--out", str(out), *data]) == 2
-        assert "the learning rate is 0 in every step" in capsys.readouterr().err
-        assert not list((out / "board").glob("*.json"))
-        assert not (out / "run.json").exists()
+    assert cli.run(["train-then-eval", str(path), "--out", str(out)]) == 2
+    assert "the learning rate is 0 in every step" in capsys.readouterr().err
+    assert not list((out / "board").glob("*.json"))
+    assert not (out / "run.json").exists()
 
 
 def test_scoring_between_saves_leaves_the_training_as_it_was(finished: Path, tiny_recipe: Path, tmp_path: Path) -> None:

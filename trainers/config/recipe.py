@@ -39,7 +39,7 @@ class Recipe(Section):
     base: str | None = None
     """Model to train: a name of `harness models`, a folder, or a hub id; None for pretraining."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    data_seed: Annotated[int | None, Field(ge=0, lt=2**32)] = None
+    data_seed: Annotated[int | None, Field(ge=0, lt=2**32), UNLESS_NONE] = None
     """Seed by which [data] builds preferences; None: `seed`."""
     tasks: tuple[str, ...] = ()
     """Tasks on which every checkpoint is scored."""
