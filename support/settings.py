@@ -16,6 +16,7 @@ The docstring under a field is its help text, on the command line and in the doc
 
 import ast
 import dataclasses
+import functools
 import inspect
 import textwrap
 import types
@@ -143,7 +144,8 @@ def _default_of(field: "dataclasses.Field[Any]") -> Any:
     return field.default
 
 
-def _docstrings_of_fields(kind: type) -> dict[str, str]:
+@functools.cache
+def _docstrings_of_fields(kind: type) -> Mapping[str, str]:
     """The string under each field, read from the source of the class and of those it inherits from."""
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__):

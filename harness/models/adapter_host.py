@@ -91,6 +91,8 @@ class AdapterHost:
 
     def drop(self) -> None:
         """Let go of the model."""
+        if self.lm is None and self._base is None:  # to collect nothing takes a quarter of a second
+            return
         self.lm, self._base, self._weights, self._sums = None, None, [], []
         gc.collect()  # adapters and their base refer to each other
         import torch

@@ -66,7 +66,7 @@ class EngineHost(AdapterHost):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._make_room()
+        super().drop()
         self._end_servers()
 
     def choose(self, engine: EngineConfig, spec: ModelSpec) -> EngineConfig:
@@ -94,17 +94,13 @@ class EngineHost(AdapterHost):
         if not engine.is_served or spec.backend != "transformers":
             self._end_servers()
             return super().load(spec, engine, hints=hints, ledger=ledger)
-        self._make_room()
+        super().drop()
         return self._load_served(fetch(spec), engine, hints)
 
     def drop(self) -> None:
         """Let go of the model in memory, and end the server."""
         super().drop()
         self._end_servers()
-
-    def _make_room(self) -> None:
-        if self.lm is not None:  # else there is nothing to collect, which takes a second
-            super().drop()
 
     def _end_servers(self) -> None:
         for server in self._servers.values():
