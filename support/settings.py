@@ -21,7 +21,7 @@ import inspect
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -49,7 +49,8 @@ class Setting:
 
 def settings_of(kind: type[Any]) -> tuple[Setting, ...]:
     """The settings that a dataclass or a pydantic model declares, in order."""
-    texts, types_ = _docstrings_of_fields(kind), typing.get_type_hints(kind)
+    texts = _docstrings_of_fields(typing.cast(Hashable, kind))  # mypy takes no type[Any] for hashable
+    types_ = typing.get_type_hints(kind)
     if dataclasses.is_dataclass(kind):
         defaults = {field.name: _default_of(field) for field in dataclasses.fields(kind)}
     else:
